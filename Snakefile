@@ -1,0 +1,46 @@
+# molvae: SMILES -> SELFIES tokens -> RNN VAE -> samples -> RDKit validation -> report, tracked in MLflow.
+#
+# results/datasets/{dataset}.parquet                 raw rows, shared by experiments; {dataset} is the source's name and
+#                                                    a digest of the data settings; the .json beside it holds the books
+# results/{experiment}/tokens/                       featurize: tokens.safetensors vocabulary.json molecules.parquet
+#                                                    rejected.parquet books.json
+# results/{experiment}/model/                        train: model.safetensors model.json history.csv books.json
+# results/{experiment}/samples/                      sample: samples.parquet books.json
+# results/{experiment}/validation/                   validate: molecules.parquet reference.parquet metrics.json books.json
+# results/{experiment}/report.html                   report
+# results/{experiment}/{tracking,checkpoints}/       records for MLflow and resume files: not outputs, so that Snakemake
+#                                                    does not delete them before a re-run
+# results/{experiment}/benchmarks/{rule}.jsonl       wall time and peak memory of each job
+# logs/{experiment}/{rule}.log
+#
+# A stage that scatters has two rules: {stage}_block does a share, {stage} puts the shares together.
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/featurize.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/validate.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        expand("results/{experiment}/report.html", experiment=list(EXPERIMENTS)),
+
+
+onsuccess:
+    print(farewell())

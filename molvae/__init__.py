@@ -1,0 +1,30 @@
+"""molvae: SMILES to SELFIES to an RNN variational autoencoder to new molecules.
+
+    import molvae
+    model = molvae.load("results/example/model")
+    model.sample(1000, seed=0)
+
+Importing the package is fast: torch, rdkit and the rest are imported when a name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from molvae.errors import ConfigError, DataError, ModelFileError, MolvaeError, TrainingError
+
+if TYPE_CHECKING:
+    from molvae.model import Model, load
+
+__all__ = ["ConfigError", "DataError", "Model", "ModelFileError", "MolvaeError", "TrainingError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"load", "Model"}:
+        from molvae import model
+
+        return getattr(model, name)
+    if name == "__version__":
+        return metadata.version("molvae")
+    raise AttributeError(f"module 'molvae' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Everything that knows chemistry: the only place that imports rdkit and selfies."""

@@ -1,0 +1,229 @@
+"""The commands. Each parses, calls the stage of its name, and prints; there is no logic here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from molvae.errors import MolvaeError
+from molvae.options import with_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=__doc__.splitlines()[0],
+)
+track_app = typer.Typer(no_args_is_help=True, help="MLflow: bring it what it missed.")
+app.add_typer(track_app, name="track")
+
+Out = Annotated[Path, typer.Option("--out", help="where the result goes")]
+ShareOption = Annotated[
+    str, typer.Option("--share", help="do only this share, e.g. 2-of-4; the result is then a block file")
+]
+Gather = Annotated[
+    bool, typer.Option("--gather", help="the inputs are block files, given in order; make the result of them")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="cores to use")]
+Gpus = Annotated[
+    int,
+    typer.Option("--gpus", min=0, help="GPUs granted: 0 is the CPU; a granted GPU that is not there falls back to it"),
+]
+Earlier = Annotated[
+    str, typer.Option("--earlier", help="settings of the stages before, kept in the model's card", metavar="JSON")
+]
+CORES = os.cpu_count() or 1
+
+
+def main() -> None:
+    """Entry point: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        app()
+    except MolvaeError as err:
+        print(f"molvae: {err}", file=sys.stderr)
+        # 75 is the shell's word for "try the same again" (EX_TEMPFAIL)
+        sys.exit(75 if type(err).__name__ == "Interrupted" else 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+@app.command()
+@with_settings("data")
+def fetch(data: Any, out: Out) -> None:
+    """Bring a data set here, check it, and lay it down as one table of raw rows (parquet, books beside it)."""
+    from molvae.stages.fetch import fetch
+
+    _say(fetch(data, out))
+
+
+@app.command()
+@with_settings("featurize")
+def featurize(
+    inputs: Annotated[list[Path], typer.Argument(help="a table that `molvae fetch` wrote, or blocks with --gather")],
+    out: Out, featurize: Any, share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
+) -> None:  # fmt: skip
+    """Standardise SMILES, write them as SELFIES tokens, build the vocabulary, split."""
+    import tempfile
+
+    from molvae import tracking
+    from molvae.share import Share
+    from molvae.stages import featurize as stage
+
+    if share:
+        stage.featurize_block(inputs[0], featurize, out, share=Share.parse(share), workers=threads)
+        return
+    with tracking.stage("featurize", experiment_dir=out.parent, params=featurize.model_dump()) as run:
+        with tempfile.TemporaryDirectory() as folder:
+            if not gather:
+                inputs = [Path(folder) / "block.parquet", *inputs]
+                stage.featurize_block(inputs.pop(), featurize, inputs[0], workers=threads)
+            books = stage.featurize(inputs, featurize, out)
+        dataset = books["dataset"]
+        run.dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
+        _close(run, books, out, "vocabulary.json", "rejected.parquet")
+
+
+@app.command()
+@with_settings("model", "train")
+def train(
+    tokens: Annotated[Path, typer.Argument(help="folder that `molvae featurize` wrote")],
+    out: Out, model: Any, train: Any,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="folder for the resume file [default: OUT/../checkpoints]")
+    ] = None,
+    threads: Threads = CORES, gpus: Gpus = 1, earlier: Earlier = "{}",
+) -> None:  # fmt: skip
+    """Train the VAE. Interrupted, the same command goes on where it was."""
+    from molvae import tracking
+    from molvae.stages import train as stage
+
+    with tracking.stage(
+        "train", experiment_dir=out.parent, params={"model": model.model_dump(), "train": train.model_dump()}
+    ) as run:
+        books = stage.train(
+            tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
+            device=stage.choose_device(gpus), earlier=json.loads(earlier),
+            on_epoch=lambda row: run.log(row, int(row["epoch"])),
+        )  # fmt: skip
+        _close(run, books, out, "model.json", "history.csv")
+        run.model(out)
+
+
+@app.command()
+@with_settings("sample")
+def sample(
+    sample: Any,
+    out: Annotated[str, typer.Option("--out", help="file .csv, .parquet or .smi; - is stdout; a folder with --gather")],
+    inputs: Annotated[list[Path] | None, typer.Argument(help="blocks, with --gather")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="model folder")] = None,
+    share: ShareOption = "", gather: Gather = False, threads: Threads = CORES, gpus: Gpus = 1,
+) -> None:  # fmt: skip
+    """Draw exactly n molecules from the prior; the i-th depends on (seed, i) only."""
+    from molvae import tracking
+    from molvae.share import Share
+    from molvae.stages import sample as stage
+    from molvae.stages.train import choose_device
+
+    if gather:
+        with tracking.stage("sample", experiment_dir=Path(out).parent, params=sample.model_dump()) as run:
+            _close(run, stage.sample(inputs or [], sample, Path(out)), Path(out), "samples.parquet")
+        return
+    if model is None:
+        raise MolvaeError("--model is missing: name the folder that `molvae train` wrote.")
+    device = str(choose_device(gpus))
+    if share:
+        stage.sample_block(model, sample, Path(out), share=Share.parse(share), device=device, threads=threads)
+    else:
+        stage.sample_file(model, sample, out, device=device, threads=threads)
+
+
+@app.command()
+@with_settings("validate", "sample")
+def validate(
+    inputs: Annotated[list[Path], typer.Argument(help="table that `molvae sample` wrote, or blocks with --gather")],
+    out: Out, validate: Any, sample: Any,
+    tokens: Annotated[Path | None, typer.Option(help="folder that `molvae featurize` wrote")] = None,
+    model: Annotated[Path | None, typer.Option(help="model folder")] = None,
+    share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
+) -> None:  # fmt: skip
+    """Describe each sample with RDKit and score the set beside its null and its ceiling."""
+    import tempfile
+
+    from molvae import tracking
+    from molvae.share import Share
+    from molvae.stages import validate as stage
+
+    if share:
+        stage.validate_block(inputs[0], out, share=Share.parse(share), workers=threads)
+        return
+    if tokens is None or model is None:
+        raise MolvaeError("--tokens and --model are needed: the training molecules and the model of the samples.")
+    with tracking.stage("validate", experiment_dir=out.parent, params=validate.model_dump()) as run:
+        with tempfile.TemporaryDirectory() as folder:
+            if not gather:
+                inputs = [Path(folder) / "block.parquet", *inputs]
+                stage.validate_block(inputs.pop(), inputs[0], workers=threads)
+            books = stage.validate(
+                inputs, tokens, model, validate, out, seed=sample.seed, temperature=sample.temperature,
+                max_tokens=sample.max_tokens, threads=threads,
+            )  # fmt: skip
+        run.log(stage.headline(out / "metrics.json"))
+        _close(run, books, out, "metrics.json", "molecules.parquet")
+
+
+@app.command()
+def report(
+    experiment: Annotated[Path, typer.Argument(help="folder of an experiment, e.g. results/example")],
+    dataset: Annotated[Path, typer.Option(help="the .json beside the data set")],
+    out: Out,
+) -> None:
+    """Write the report of an experiment as one self-contained HTML page."""
+    from molvae import tracking
+    from molvae.stages.report import report
+
+    with tracking.stage("report", experiment_dir=out.parent, params={}) as run:
+        report(experiment, dataset, out)
+        run.artifact(out)
+
+
+@track_app.command("sync")
+def track_sync(results: Annotated[Path, typer.Argument(help="folder with experiments")] = Path("results")) -> None:
+    """Bring MLflow every record it lacks. Doing it again changes nothing."""
+    from molvae import tracking
+
+    print(tracking.sync(results))
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, and what this machine can run."""
+    from molvae.stages.doctor import doctor
+
+    print(doctor())
+
+
+def _close(run: Any, books: dict[str, Any], folder: Path, *files: str) -> None:
+    """Print a stage's books, and give them and its files to the tracker."""
+    from molvae.books import figures
+
+    run.log(figures(books))
+    for name in ("books.json", *files):
+        run.artifact(folder / name)
+    _say(books)
+
+
+def _say(books: dict[str, Any]) -> None:
+    rejected = ", ".join(f"{reason} {count}" for reason, count in books["rejected"].items()) or "none"
+    print(
+        f"{books['stage']}: {books['rows_in']} rows in = {books['kept']} kept + "
+        f"{sum(books['rejected'].values())} rejected ({rejected}) + {books['duplicates']} duplicates"
+    )

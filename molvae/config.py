@@ -1,0 +1,228 @@
+"""The settings: every key with its unit, range and default, and the checks that no single key can make.
+
+The classes are the only definition. `config/config.yaml` repeats them with comments for people,
+`workflow/schemas/config.schema.yaml` is written from them (`make schema`), the commands take their options from them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from molvae.errors import ConfigError, did_you_mean
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """A block of settings: frozen, and closed to keys that do not exist."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class DataSettings(Section):
+    """Where the molecules come from."""
+
+    source: str = Field(
+        description="'moses', a path, or a URL: .smi, .csv, .tsv or .parquet, each but parquet also as .gz"
+    )
+    column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi")
+    split_column: str = Field(
+        "SPLIT",
+        description="column that names train, valid, test, …; a file without SPLIT is split by a hash of the molecule",
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="checksum the source must have, in hex; null: taken as it is"
+    )
+
+
+class FeaturizeSettings(Section):
+    """From SMILES to tokens."""
+
+    largest_fragment: bool = Field(True, description="keep only the fragment with most heavy atoms (drops salts)")
+    neutralise: bool = Field(True, description="add or remove H+ where that removes a charge")
+    stereo: Literal["keep", "strip"] = Field("keep", description="keep or strip @, / and \\ marks")
+    max_tokens: int = Field(128, ge=4, le=4096, description="longest molecule kept, in SELFIES symbols")
+    valid_fraction: Fraction = Field(
+        0.02, description="fraction of training molecules held out for early stopping, by hash"
+    )
+    test_fraction: Fraction = Field(
+        0.1, description="fraction held out for evaluation, by hash, if the data name no split"
+    )
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> FeaturizeSettings:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must stay below 1, else nothing is left to train on")
+        return self
+
+
+class ModelSettings(Section):
+    """Sizes of the networks."""
+
+    embedding_dim: int = Field(64, ge=1, le=4096, description="width of a token embedding")
+    latent_dim: int = Field(64, ge=1, le=4096, description="dimensions of the latent space")
+    encoder_hidden: int = Field(192, ge=1, le=8192, description="units of the encoder GRU")
+    decoder_hidden: int = Field(256, ge=1, le=8192, description="units of each decoder GRU layer")
+    decoder_layers: int = Field(1, ge=1, le=4, description="GRU layers of the decoder")
+
+
+class TrainSettings(Section):
+    """How the networks are trained. Losses are in nats per molecule."""
+
+    epochs: int = Field(12, ge=1, description="most passes over the training molecules")
+    batch_size: int = Field(128, ge=1, description="molecules a step")
+    learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
+    warmup: Fraction = Field(0.05, description="fraction of all steps over which the learning rate rises from 0")
+    final_learning_rate: float = Field(
+        0.05, ge=0, le=1, description="learning rate at the end, as a fraction of the peak (cosine)"
+    )
+    kl_weight: float = Field(1.0, ge=0, le=100, description="final weight of the KL term; 1 is the true ELBO")
+    kl_warmup: float = Field(0.5, ge=0, le=1, description="fraction of all steps over which the KL weight rises from 0")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    patience: int = Field(3, ge=1, description="epochs without a better held-out ELBO before training stops")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batch order and noise")
+
+
+class SampleSettings(Section):
+    """Drawing molecules from the prior."""
+
+    n: int = Field(10000, ge=1, description="number of samples, exactly")
+    seed: int = Field(0, ge=0, lt=2**31, description="sample i depends on (seed, i) only")
+    temperature: float = Field(1.0, gt=0, le=10, description="divides the logits; 1 samples the model as it is")
+    max_tokens: int = Field(128, ge=1, le=4096, description="longest sample, in tokens; longer ones are cut")
+
+
+class ValidateSettings(Section):
+    """What the samples are held against."""
+
+    reference: str = Field(
+        "test", description="'moses' (shipped statistics of the MOSES test set) or a split of the data"
+    )
+    baselines: bool = Field(True, description="also score random tokens, an untrained model and training molecules")
+
+
+class TrackingSettings(Section):
+    """MLflow. A machine setting: a change re-runs nothing."""
+
+    enabled: bool = Field(True, description="mirror each stage to MLflow")
+    uri: str | None = Field(
+        None, description="tracking server or store; null: MLFLOW_TRACKING_URI, else a SQLite file in results/"
+    )
+    experiment: str = Field("molvae", min_length=1, description="name of the MLflow experiment")
+    register_as: str | None = Field(
+        None, alias="register", description="registered-model name for the trained model; null: none"
+    )
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class Settings(Section):
+    """All that defines one experiment."""
+
+    data: DataSettings
+    featurize: FeaturizeSettings = Field(default_factory=FeaturizeSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    sample: SampleSettings = Field(default_factory=SampleSettings)
+    validate_: ValidateSettings = Field(default_factory=ValidateSettings, alias="validate")
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One block as plain JSON-able values, as it is handed to a stage and tracked."""
+        return self.model_dump(by_alias=True)[name]
+
+
+class Config(Settings):
+    """The whole config file: the common settings, and the experiments that differ from them."""
+
+    experiments: dict[ExperimentName, dict[str, Any]] = Field(
+        default={"example": {}}, min_length=1,
+        description="name -> the settings in which this experiment differs from the common ones ({}: none)",
+    )  # fmt: skip
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+
+
+def read_config(content: dict[str, Any]) -> tuple[dict[str, Settings], TrackingSettings]:
+    """Check a whole config and merge each experiment into the common settings.
+
+    Returns:
+        the settings of each experiment by name, and where to track.
+    Raises:
+        ConfigError: naming the key as 'section.key', what is wrong and the nearest key that exists.
+    """
+    config = parse(Config, content)
+    common = {name: value for name, value in content.items() if name not in {"experiments", "tracking"}}
+    experiments = {
+        name: parse(Settings, merge(common, overrides), f"experiments.{name}.")
+        for name, overrides in config.experiments.items()
+    }
+    return experiments, config.tracking
+
+
+def merge(common: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`common` with `overrides` laid over it, block by block."""
+    merged = copy.deepcopy(common)
+    for key, value in overrides.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse(kind: type[SectionType], content: Any, where: str = "") -> SectionType:
+    """Build a block of settings from plain values, or say in one message all that is wrong with them."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as err:
+        lines = [_explain(kind, detail, where) for detail in err.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(kind: type[BaseModel], detail: Any, where: str) -> str:
+    """One line for one finding: the key, what is wrong with it, what would be right."""
+    path = [str(part) for part in detail["loc"] if part != "[key]"]
+    key = where + ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: there is no such setting.{did_you_mean(path[-1], _keys(kind, path[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key}: this setting is required and missing."
+    if isinstance(detail["input"], str) and detail["type"] in {"float_parsing", "int_parsing"}:
+        return f"{key}: {detail['input']!r} is text, not a number."
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key.rstrip('.') or 'config'}: {message} (got {detail['input']!r})."
+
+
+def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The settings that exist at a place in the tree."""
+    for part in path:
+        field = next((f for name, f in kind.model_fields.items() if part in (name, f.alias)), None)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        kind = field.annotation
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the config file, for editors and catalogs; unknown keys are refused everywhere."""
+    schema = Config.model_json_schema(by_alias=True)
+    for definition in schema["$defs"].values():
+        definition.pop("required", None)  # an experiment or an overlay file states only what differs
+    blocks = {name: value for name, value in schema["properties"].items() if name not in {"experiments", "tracking"}}
+    schema["properties"]["experiments"]["additionalProperties"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": blocks,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":
+    import json
+
+    print("# Written by `make schema` from molvae/config.py. JSON is YAML.")
+    print(json.dumps(json_schema(), indent=1))

@@ -1,0 +1,7 @@
+"""The report of an experiment: one HTML page that opens anywhere, offline."""
+
+from __future__ import annotations
+
+from molvae.report.page import render
+
+__all__ = ["render"]

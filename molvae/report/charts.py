@@ -1,0 +1,167 @@
+"""The charts of the report, as altair charts: embedded in the page, or saved with `chart.save("x.svg")`.
+
+Text and grid take the colour of their surroundings (`currentColor`), so that one chart reads on white and dark paper.
+Data are summed up here, in Python: a chart carries bins and epochs, never one row a molecule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from molvae.report.reading import PROPERTIES
+
+GREY, BLUE = "#8a9099", "#3583d6"  # training molecules and training loss; samples and held-out loss
+TRAINING, SAMPLES = "training", "samples"
+WHOLE = {"rings", "heavy_atoms"}
+BINS = 36
+MANY_POINTS = 40  # above, dots hide the line
+TITLES = {
+    "mw": "molecular weight (Da)",
+    "logp": "logP (Crippen)",
+    "qed": "QED, drug-likeness",
+    "sa": "SA score, 1 easy to 10 hard",
+    "tpsa": "TPSA (Å²)",
+    "rings": "rings",
+    "heavy_atoms": "heavy atoms",
+}
+FROM_ZERO = {"kl", "active_units", "kl_weight", "molecules_per_s"}  # elsewhere the change is the point, not the size
+NATS = "nats per molecule"
+CURVES = {
+    "reconstruction": ("reconstruction", NATS, ("train_reconstruction_nats", "valid_reconstruction_nats")),
+    "kl": ("KL(q(z|x) ‖ p(z))", NATS, ("train_kl_nats", "valid_kl_nats")),
+    "total": ("total loss (valid = −ELBO)", NATS, ("train_loss_nats", "valid_loss_nats")),
+    "token_accuracy": ("token accuracy, valid", "share", ("valid_token_accuracy",)),
+    "active_units": ("active latent units", "units", ("active_units",)),
+    "kl_weight": ("KL weight β", "", ("kl_weight",)),
+    "molecules_per_s": ("training speed", "molecules/s", ("molecules_per_s",)),
+}
+TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "titleFontWeight": "normal"}
+GRID = {"gridColor": "currentColor", "gridOpacity": 0.1, "tickColor": "currentColor", "tickOpacity": 0.3}
+STYLE = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "title": {"color": "currentColor", "subtitleColor": "currentColor"},
+    "axis": {**GRID, **TEXT, "domain": False, "tickCount": 5},
+    "legend": {**TEXT, "orient": "top", "title": None, "offset": 2, "symbolType": "stroke", "symbolStrokeWidth": 3,
+               "symbolOpacity": 1},
+}  # fmt: skip
+
+
+def training_charts(history: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """Name -> line chart for each group of `CURVES` that has at least one known value."""
+    axis = "epoch" if history["epoch"].is_unique else "step"
+    charts = {name: _curve(history, axis, *CURVES[name], from_zero=name in FROM_ZERO) for name in CURVES}
+    return {name: chart for name, chart in charts.items() if chart is not None}
+
+
+def property_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """Name -> histogram of valid samples over training molecules, for each property that has a known value."""
+    valid = molecules[molecules["is_valid"]]
+    charts = {name: histogram(name, valid[name], reference[name]) for name in PROPERTIES}
+    return {name: chart for name, chart in charts.items() if chart is not None}
+
+
+def histogram(name: str, samples: pd.Series, training: pd.Series) -> alt.TopLevelMixin | None:
+    """Shares of samples (line) and of training molecules (bars) over common bins; None if no value is known."""
+    samples, training = samples.dropna().to_numpy(float), training.dropna().to_numpy(float)
+    if not len(samples) + len(training):
+        return None
+    edges = bin_edges(np.concatenate([samples, training]), whole=name in WHOLE)
+    bins = pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "training": shares(training, edges), "samples": shares(samples, edges)}
+    )
+    outline = pd.DataFrame({"low": [edges[0], *edges], "share": [0.0, *bins["samples"], 0.0]})
+    medians = [f"{label} {np.median(x):.3g}" for label, x in ((SAMPLES, samples), (TRAINING, training)) if len(x)]
+    layers = []
+    if len(training):
+        layers.append(_training_bars(bins, TITLES[name]))
+    if len(samples):
+        layers.append(_sample_outline(outline))
+    return _styled(alt.layer(*layers), TITLES[name], "medians: " + ", ".join(medians))
+
+
+def bin_edges(values: np.ndarray, *, whole: bool) -> np.ndarray:
+    """Edges of equal bins over the central 99 % of `values`; what lies outside belongs to the outermost bins.
+
+    Whole numbers get bins centred on them, one number wide unless that gives more than 2 × BINS bins.
+    """
+    low, high = np.quantile(values, [0.005, 0.995])
+    if whole:
+        width = max(1, int(np.ceil((high - low + 1) / (2 * BINS))))
+        return np.arange(np.floor(low) - 0.5, np.ceil(high) + width, width)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, BINS + 1)
+
+
+def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Share of `values` in each bin; they sum to 1, values beyond the edges counted in the outermost bins."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return np.round(counts / max(len(values), 1), 6)
+
+
+def _training_bars(bins: pd.DataFrame, title: str) -> alt.Chart:
+    tips = [
+        alt.Tooltip("low:Q", title=f"{title}, from", format=".4~g"),
+        alt.Tooltip("high:Q", title="to", format=".4~g"),
+        alt.Tooltip("training:Q", title=TRAINING, format=".1%"),
+        alt.Tooltip("samples:Q", title=SAMPLES, format=".1%"),
+    ]
+    bars = alt.Chart(bins.assign(set=TRAINING)).mark_bar(opacity=0.5, binSpacing=0)
+    return bars.encode(
+        alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=False)), alt.X2("high:Q"),
+        alt.Y("training:Q", title="share", axis=alt.Axis(format="~%")), alt.Y2(datum=0),
+        color=_colour(), tooltip=tips,
+    )  # fmt: skip
+
+
+def _sample_outline(outline: pd.DataFrame) -> alt.Chart:
+    outline = outline.assign(set=SAMPLES, order=outline.index)
+    return alt.Chart(outline).mark_line(interpolate="step-after", strokeWidth=2).encode(
+        alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=False)),
+        alt.Y("share:Q", title="share", axis=alt.Axis(format="~%")),
+        order="order:Q", color=_colour(),
+    )  # fmt: skip
+
+
+def _colour() -> alt.Color:
+    return alt.Color("set:N", scale=alt.Scale(domain=[TRAINING, SAMPLES], range=[GREY, BLUE]))
+
+
+def _curve(
+    history: pd.DataFrame, axis: str, title: str, unit: str, columns: tuple[str, ...], *, from_zero: bool
+) -> alt.TopLevelMixin | None:
+    """One line a column; rows without a value are left out, a single value is a dot."""
+    rows = history.melt(id_vars=[axis], value_vars=list(columns), var_name="series", value_name="value").dropna()
+    if rows.empty:
+        return None
+    both = len(columns) > 1  # train and valid
+    rows["series"] = np.where(rows["series"].str.startswith("train_"), "train", "valid")
+    last = [f"{name} {group['value'].iloc[-1]:.4g}" for name, group in rows.groupby("series", sort=True)]
+    chart = alt.Chart(rows).mark_line(point=len(history) <= MANY_POINTS, strokeWidth=2)
+    chart = chart.encode(
+        alt.X(f"{axis}:Q", axis=alt.Axis(tickMinStep=1, format="~s"), scale=alt.Scale(zero=False)),
+        alt.Y("value:Q", title=unit or None, scale=alt.Scale(zero=from_zero)),
+        tooltip=[*(["series:N"] if both else []), f"{axis}:Q", alt.Tooltip("value:Q", title=title, format=".4~g")],
+        color=_of_series(alt.Color, [GREY, BLUE]) if both else alt.value(BLUE),
+        **({"strokeDash": _of_series(alt.StrokeDash, [[5, 3], [1, 0]])} if both else {}),
+    )  # fmt: skip
+    return _styled(chart, title, "last: " + (", ".join(last) if both else last[0].removeprefix("valid ")))
+
+
+def _of_series(channel: Any, values: list) -> Any:
+    """A channel that tells train from valid, by colour or by dashes."""
+    return channel("series:N", scale=alt.Scale(domain=["train", "valid"], range=values))
+
+
+def _styled(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
+    heading = alt.Title(title, subtitle=subtitle, anchor="start", frame="bounds", fontSize=13, subtitleFontSize=11)
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    told = f"{title}; {subtitle}"  # what a screen reader says
+    chart = chart.properties(width="container", height=150, title=heading, autosize=fit, description=told)
+    return chart.configure(**STYLE)

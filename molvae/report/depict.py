@@ -1,0 +1,83 @@
+"""Molecules as inline SVG, and which of them to show: a fixed rule, never a choice by eye."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+from rdkit import Chem, rdBase
+from rdkit.Chem.Draw import rdMolDraw2D
+
+LARGE_RING = 8  # atoms; rings above are rare in drugs, and a known artefact of SELFIES ring tokens
+HARD_SA = 6.0  # synthetic accessibility from 1 (easy) to 10 (hard); Ertl & Schuffenhauer 2009 see 6 as the border
+# One palette for white and dark paper: contrast with both is above 3 : 1.
+PALETTE = {7: (0.24, 0.48, 0.86), 8: (0.85, 0.27, 0.27), 16: (0.66, 0.50, 0.06), 15: (0.80, 0.42, 0.10)}
+HALOGENS = {9: (0.13, 0.57, 0.35), 17: (0.13, 0.57, 0.35), 35: (0.62, 0.36, 0.20), 53: (0.55, 0.33, 0.72)}
+
+
+def molecule_svg(smiles: str, width: int = 220, height: int = 150) -> str | None:
+    """A drawing whose carbons take the text colour of the page; None if RDKit refuses the SMILES."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    if molecule is None:
+        return None
+    drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
+    options = drawing.drawOptions()
+    options.clearBackground = False
+    options.bondLineWidth = 1.5
+    options.fixedBondLength = 24  # at most: small molecules are not blown up
+    options.minFontSize = 9
+    options.setAtomPalette({-1: (0.0, 0.0, 0.0), **PALETTE, **HALOGENS})
+    rdMolDraw2D.PrepareAndDrawMolecule(drawing, molecule)
+    drawing.FinishDrawing()
+    return _inline(drawing.GetDrawingText(), width, height)
+
+
+def first_valid_unique(molecules: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first `count` samples, by index, that are valid and not seen before: no picking."""
+    return _valid_unique(molecules).sort_values("index").head(count)
+
+
+def least_plausible(molecules: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The valid unique samples with most `alarms`, then the highest SA score; those without either are left out."""
+    table = _valid_unique(molecules)
+    table = table.assign(alarm_count=[len(alarms(row)) for row in table.to_dict("records")])
+    table = table[(table["alarm_count"] > 0) | table["sa"].notna()]
+    return table.sort_values(["alarm_count", "sa", "index"], ascending=[False, False, True]).head(count)
+
+
+def alarms(molecule: dict) -> list[str]:
+    """What a chemist would object to first, in words; unknown (NaN) descriptors raise no alarm."""
+    found = []
+    if molecule["radical_electrons"] > 0:
+        count = int(molecule["radical_electrons"])
+        found.append(f"{count} radical electron{'s' if count > 1 else ''}")
+    if molecule["largest_ring"] > LARGE_RING:
+        found.append(f"{molecule['largest_ring']:.0f}-membered ring")
+    if molecule["sa"] > HARD_SA:
+        found.append(f"SA above {HARD_SA:.0f}")
+    return found
+
+
+def alarm_counts(molecules: pd.DataFrame) -> dict[str, int]:
+    """How many of the valid unique samples raise each alarm, so that the worst ones have their denominator."""
+    table = _valid_unique(molecules)
+    return {
+        "with radical electrons": int((table["radical_electrons"] > 0).sum()),
+        f"with a ring of more than {LARGE_RING} atoms": int((table["largest_ring"] > LARGE_RING).sum()),
+        f"with an SA score above {HARD_SA:.0f}": int((table["sa"] > HARD_SA).sum()),
+        "valid and unique": len(table),
+    }
+
+
+def _valid_unique(molecules: pd.DataFrame) -> pd.DataFrame:
+    return molecules[molecules["is_valid"] & molecules["is_first"]]
+
+
+def _inline(svg: str, width: int, height: int) -> str:
+    """The SVG without its XML head and per-atom classes (a third of its size), scaling with its container."""
+    body = svg[svg.index("<!-- END OF HEADER -->") + len("<!-- END OF HEADER -->") :]
+    body = re.sub(r" class='[^']*'", "", body).replace("#000000", "currentColor")
+    for default in ("fill-rule:evenodd;", ";stroke-linecap:butt", ";stroke-linejoin:miter", ";stroke-opacity:1"):
+        body = body.replace(default, "")
+    return f"<svg viewBox='0 0 {width} {height}' aria-hidden='true' focusable='false'>{body.strip()}"

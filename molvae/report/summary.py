@@ -1,0 +1,188 @@
+"""What the figures of an experiment say: verdict, warnings, and the rows of the report's tables. No HTML here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from molvae.report.reading import Experiment
+
+NULL, CEILING = "random_tokens", "training_molecules"
+UNTRAINED = "untrained_model"
+BASELINES = {NULL: "random tokens (null)", UNTRAINED: "untrained model", CEILING: "training molecules (ceiling)"}
+NO_DISTANCE = "No distance to real molecules was measured, so nothing here says how good the samples are."
+BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
+COLLAPSED_KL_NATS = 1.0
+COLLAPSED_SHARE = 0.1  # of the latent dimensions; below, the decoder ignores nearly all of z
+SMALL_N = 10_000  # FCD falls with n and flattens only above 10 000 (Özçelik & Grisoni 2025)
+
+
+def number(value: Any) -> str:
+    """A figure for a person: three or four digits that matter, thousands apart, a dash for the unknown."""
+    if not is_known(value):
+        return "–"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}".replace(",", "\u202f")
+    size = abs(value)
+    if 0 < size < 0.001 or size >= 1e7:
+        return f"{value:.2e}"
+    return f"{value:.{3 if size < 10 else 1}f}"
+
+
+def is_known(value: Any) -> bool:
+    """A finite number, so neither None nor NaN nor a text."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def progress(metric: dict[str, Any]) -> float | None:
+    """How far the value has come from the null (0) to the ceiling (1), unbounded.
+
+    None if a figure is unknown, or if the metric cannot tell the null from the ceiling (as validity of SELFIES cannot,
+    or novelty, in which training molecules come last).
+    """
+    baselines = metric.get("baselines") or {}
+    value, null, ceiling = metric.get("value"), baselines.get(NULL), baselines.get(CEILING)
+    sign = {"lower": -1, "higher": 1}.get(metric.get("better", ""), 0)
+    if not (is_known(value) and is_known(null) and is_known(ceiling)):
+        return None
+    if sign * (ceiling - null) <= 0.02 * max(abs(null), abs(ceiling)):
+        return None
+    return (value - null) / (ceiling - null)
+
+
+def main_metric(metrics: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The one the verdict is about: FCD/Test, or else the first Fréchet distance."""
+    frechet = [metric for metric in metrics if str(metric.get("name", "")).startswith("FCD")]
+    return next((metric for metric in frechet if metric["name"] == "FCD/Test"), frechet[0] if frechet else None)
+
+
+def verdict(metrics: list[dict[str, Any]]) -> dict[str, str]:
+    """One sentence on the samples, and its tone: good, between, poor or unknown."""
+    metric = main_metric(metrics)
+    if metric is None or not is_known(metric.get("value")):
+        return {"tone": "unknown", "text": NO_DISTANCE}
+    value, baselines = metric["value"], metric.get("baselines") or {}
+    start = f"{metric['name']} of {_count(metric.get('n'))}samples is {number(value)}"
+    null, ceiling, untrained = (baselines.get(name) for name in (NULL, CEILING, UNTRAINED))
+    way = progress(metric)
+    if way is None:
+        return {"tone": "unknown", "text": f"{start}, with no null and ceiling beside it to read it by."}
+    if way <= 0:
+        return {"tone": "poor", "text": f"{start}: no better than random tokens ({number(null)})."}
+    if way >= 1 or abs(value - ceiling) <= 0.1 * abs(ceiling):
+        return {"tone": "good", "text": f"{start}: as good as training molecules themselves ({number(ceiling)})."}
+    text = f"{start}: between random tokens ({number(null)}) and training molecules ({number(ceiling)})"
+    if metric["better"] == "lower" and ceiling > 0:
+        text += f", {_ratio(value / ceiling)} times as far from the reference as the latter"
+    if is_known(untrained) and (untrained - value) * (null - ceiling) <= 0:
+        return {"tone": "poor", "text": f"{text}, and no better than the same model untrained ({number(untrained)})."}
+    return {"tone": "between", "text": text + "."}
+
+
+def warnings(experiment: Experiment, figures: dict[str, Any]) -> list[str]:
+    """What a reader must know before any figure: collapse, small n, books that do not close, missing files."""
+    found = []
+    units, dims, kl = figures["active_units"], figures["latent_dim"], figures["kl_nats"]
+    few_units = is_known(units) and is_known(dims) and units < COLLAPSED_SHARE * dims
+    if few_units or (is_known(kl) and kl < COLLAPSED_KL_NATS):
+        found.append(
+            f"Posterior collapse: {number_of(units)} of {number_of(dims)} latent units are active, KL is {number(kl)} "
+            "nats. The decoder hardly uses the latent space, so encoding, interpolation and neighbours mean little."
+        )
+    main = main_metric(experiment.metrics.get("metrics") or [])
+    if main and is_known(main.get("n")) and main["n"] < SMALL_N:
+        found.append(
+            f"{main['name']} was taken over {number(main['n'])} molecules. It falls as n grows: compare it with its "
+            "own null and ceiling here, not with published figures over 30\u202f000."
+        )
+    open_books = [row["stage"] for row in flow(experiment) if row["closed"] is False]
+    if open_books:
+        found.append(f"The books of {', '.join(open_books)} do not close: rows went missing without a reason.")
+    if experiment.missing:
+        found.append(f"Incomplete: {', '.join(experiment.missing)} not found; the parts below that need them say so.")
+    return found
+
+
+def latent_figures(experiment: Experiment) -> dict[str, Any]:
+    """Held-out figures of the epoch that the model file holds, else those in `model.json`; None if unknown."""
+    row = _best_row(experiment.history, (experiment.model.get("training") or {}).get("best_epoch"))
+    stated = experiment.model.get("metrics") or {}
+
+    def figure(name: str) -> float | None:
+        return next((float(value) for value in (row.get(name), stated.get(name)) if is_known(value)), None)
+
+    return {
+        "latent_dim": _setting(experiment, "model", "latent_dim"),
+        "active_units": figure("active_units"),
+        "kl_nats": figure("valid_kl_nats"),
+        "reconstruction_nats": figure("valid_reconstruction_nats"),
+        "token_accuracy": figure("valid_token_accuracy"),
+    }
+
+
+def tiles(experiment: Experiment, figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(label, figure, context) for the strip under the verdict: quality and novelty beside what tells of a collapse."""
+    by_name = {str(metric.get("name", "")).lower(): metric for metric in experiment.metrics.get("metrics") or []}
+    found = []
+    main = main_metric(experiment.metrics.get("metrics") or [])
+    for metric in (main, by_name.get("novelty"), by_name.get("unique@10000") or by_name.get("unique@1000")):
+        if metric:
+            found.append((str(metric["name"]), number(metric.get("value")), f"n = {number(metric.get('n'))}"))
+    units = f"{number_of(figures['active_units'])} / {number_of(figures['latent_dim'])}"
+    found += [
+        ("active units", units, "latent dimensions in use"),
+        ("KL", number(figures["kl_nats"]), "nats per molecule, held-out"),
+        ("reconstruction", number(figures["reconstruction_nats"]), "nats per molecule, held-out"),
+        ("token accuracy", number(figures["token_accuracy"]), "held-out, previous tokens given"),
+    ]
+    return found
+
+
+def baseline_columns(metrics: list[dict[str, Any]]) -> dict[str, str]:
+    """Key -> heading of the baselines to show: the three that belong beside each figure, then any other there is."""
+    others = [key for metric in metrics for key in metric.get("baselines") or {} if key not in BASELINES]
+    return {**BASELINES, **{key: key.replace("_", " ") for key in others}}
+
+
+def flow(experiment: Experiment) -> list[dict[str, Any]]:
+    """One row a stage: what came in and where it went; `closed` is None when the figures are not all there."""
+    rows = []
+    for stage, books in experiment.books.items():
+        rejected = books.get("rejected") or {}
+        total = sum(count for count in rejected.values() if is_known(count))
+        figures = (books.get("rows_in"), books.get("kept"), books.get("duplicates", 0))
+        off = figures[0] - figures[1] - total - figures[2] if all(map(is_known, figures)) else None
+        rows.append(
+            {"stage": stage, "rows_in": figures[0], "kept": figures[1], "rejected": total if books else None,
+             "duplicates": figures[2] if books else None, "off": off, "closed": None if off is None else off == 0,
+             "reasons": sorted(rejected.items(), key=lambda item: (-item[1], item[0]))}
+        )  # fmt: skip
+    return rows
+
+
+def number_of(value: Any) -> str:
+    """A count that a table may hold as a float."""
+    return number(int(value)) if is_known(value) and float(value).is_integer() else number(value)
+
+
+def _count(n: Any) -> str:
+    return f"{number(n)} " if is_known(n) else ""
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _setting(experiment: Experiment, section: str, key: str) -> Any:
+    return ((experiment.model.get("settings") or {}).get(section) or {}).get(key)
+
+
+def _best_row(history: pd.DataFrame, best_epoch: Any) -> dict[str, Any]:
+    """The last row of the best epoch, or of the run if no epoch is named best; {} without a history."""
+    if history.empty:
+        return {}
+    best = history[history["epoch"] == best_epoch]
+    return (history if best.empty else best).iloc[-1].to_dict()

@@ -1,0 +1,18 @@
+"""One seed of the user, many independent streams: randomness is a function of (seed, purpose, index) only."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive(seed: int, *parts: str | int) -> int:
+    """A 63-bit seed for the stream named by `parts`, far from all others."""
+    name = repr((seed, *parts)).encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator at the start of that stream."""
+    return torch.Generator(device).manual_seed(derive(seed, *parts))

@@ -1,0 +1,262 @@
+"""Stage `featurize`: SMILES to tokens, in blocks of rows that any number of cores and nodes may share.
+
+`featurize_block` standardises and tokenises a share of the rows; `featurize` makes one token store of all shares:
+it drops duplicates, builds the vocabulary and writes the ids. Memory does not grow with the number of rows but
+for a byte a row; the result does not depend on the number of shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from molvae.books import close_books
+from molvae.chemistry.standardise import Rejected, standardise
+from molvae.chemistry.symbols import caps_for, encode
+from molvae.errors import DataError
+from molvae.files import read_json, write_json
+from molvae.parallel import in_order
+from molvae.share import Share
+from molvae.tables import EvenWriter
+from molvae.tokenstore import TokenStoreWriter
+from molvae.vocabulary import SPECIAL, Vocabulary
+
+if TYPE_CHECKING:
+    from molvae.config import FeaturizeSettings
+
+DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
+BLOCK = pyarrow.schema(
+    {
+        "row": pyarrow.int64(),
+        "smiles": pyarrow.string(),  # canonical if kept, else as it came
+        "split": pyarrow.string(),
+        "reason": pyarrow.string(),  # null if kept
+        "detail": pyarrow.string(),
+        "key": pyarrow.uint64(),  # hash of the canonical SMILES
+        "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the block's own list of symbols
+    }
+)
+REJECTED = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "reason", "detail")])
+MOLECULES = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "split")])
+
+
+def featurize_block(
+    dataset: Path, settings: FeaturizeSettings, out: Path, *, share: Share = Share(), workers: int = 1
+) -> None:
+    """Standardise and tokenise one share of a data set's rows into the block file `out`."""
+    groups = share.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
+    books = read_json(dataset.with_suffix(".json"))
+    tasks = [(dataset, group, settings, tuple(sorted(books["splits"]))) for group in groups]
+    symbols: dict[str, int] = {}
+    with EvenWriter(out, BLOCK) as writer:
+        for table, own in in_order(_featurize_rows, tasks, workers):
+            ids = np.array([symbols.setdefault(symbol, len(symbols)) for symbol in own], dtype=np.uint16)
+            writer.write(_renumber(table, ids))
+        dataset = {name: books[name] for name in ("dataset", "source", "sha256")}
+        writer.file.add_key_value_metadata({"symbols": "\n".join(symbols), "dataset": json.dumps(dataset)})
+
+
+def _featurize_rows(task: tuple[Path, int, FeaturizeSettings, tuple[str, ...]]) -> tuple[pyarrow.Table, list[str]]:
+    """One row group: a table of BLOCK rows, and the symbols that its ids are positions in."""
+    dataset, group, settings, given = task
+    symbols: dict[str, int] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in BLOCK.names}
+    for row in pyarrow.parquet.ParquetFile(dataset).read_row_group(group).to_pylist():
+        for name, value in zip(BLOCK.names, _featurize_row(row, settings, given, symbols), strict=True):
+            columns[name].append(value)
+    return pyarrow.table(columns, schema=BLOCK), list(symbols)
+
+
+def _featurize_row(
+    row: dict[str, Any], settings: FeaturizeSettings, given: tuple[str, ...], symbols: dict[str, int]
+) -> tuple[Any, ...]:
+    """One row as the values of BLOCK; new symbols are added to `symbols`."""
+    try:
+        if row["problem"]:
+            raise Rejected(row["problem"])
+        smiles = standardise(
+            row["smiles"],
+            largest_fragment=settings.largest_fragment,
+            neutralise=settings.neutralise,
+            stereo=settings.stereo,
+        )
+        found = encode(smiles)
+        if len(found) > settings.max_tokens:
+            raise Rejected("too_long", f"{len(found)} symbols, featurize.max_tokens is {settings.max_tokens}")
+    except Rejected as why:
+        return row["row"], row["smiles"], row["split"], why.reason, why.detail, None, None
+    digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
+    split = _split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, given, settings)
+    ids = [symbols.setdefault(symbol, len(symbols)) for symbol in found]
+    return row["row"], smiles, split, None, None, int.from_bytes(digest[:8], "big"), ids
+
+
+def _split(own: str | None, fraction: float, given: tuple[str, ...], settings: FeaturizeSettings) -> str:
+    """The split of a molecule: the data's own word where it has one, else by `fraction`, a hash in [0, 1)."""
+    test = 0.0 if given else settings.test_fraction
+    if fraction < test:
+        return "test"
+    if (own or "train") == "train" and "valid" not in given and fraction < test + settings.valid_fraction:
+        return "valid"
+    return own or "train"
+
+
+def _renumber(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
+    """The same rows with each id k replaced by ids[k]."""
+    column = table.column("ids").combine_chunks()
+    values = pyarrow.array(ids[column.flatten().to_numpy()], pyarrow.uint16())
+    lists = pyarrow.ListArray.from_arrays(column.offsets, values, mask=column.is_null())
+    return table.set_column(table.schema.get_field_index("ids"), "ids", lists)
+
+
+def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) -> dict[str, Any]:
+    """Make the token store `out` of all blocks of a data set, given in order.
+
+    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split), rejected.parquet
+    (row, smiles, reason, detail; duplicates too) and books.json.
+
+    Raises:
+        DataError: no molecule is left to train on.
+    """
+    kept = _first_of_each(blocks)
+    symbols, splits, tokens = _count(blocks, kept)
+    if not splits["train"]:
+        raise DataError(f"{out}: no molecule is left to train on. {_why(blocks)} See featurize in the config.")
+    if not splits["valid"]:
+        raise DataError(
+            f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."
+        )
+    vocabulary = Vocabulary.build(symbols, caps_for(symbols))
+    rejected, unknown = _write(blocks, kept, vocabulary, sorted(splits), int(kept.sum()), tokens, out)
+    write_json(out / "vocabulary.json", vocabulary.to_json())
+    duplicates = rejected.pop("duplicate", 0)
+    return close_books(
+        out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
+        rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
+        mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
+        dataset=json.loads(_metadata(blocks[0], "dataset")),
+    )  # fmt: skip
+
+
+def _first_of_each(blocks: Sequence[Path]) -> np.ndarray:
+    """For each row of all blocks whether it is kept: it was not rejected and no row before it is the same molecule.
+
+    Keys are 64-bit hashes: at ten million molecules one false duplicate is to be expected in 370 000 runs.
+    """
+    rows = sum(pyarrow.parquet.ParquetFile(block).metadata.num_rows for block in blocks)
+    passes = -(-rows // DUPLICATE_PASS_ROWS)
+    kept = np.zeros(rows, dtype=bool)
+    for number in range(passes):
+        keys, places = _keys(blocks, lambda key: key % passes == number)  # noqa: B023
+        _, first = np.unique(keys, return_index=True)
+        kept[places[first]] = True
+    return kept
+
+
+def _keys(blocks: Sequence[Path], wanted: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of the rows that were not rejected and whose key is wanted, and their places among all rows."""
+    keys, places, start = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
+    for batch in _batches(blocks, ["key"]):
+        column = batch.column("key")
+        there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        own = column.drop_null().to_numpy()
+        mine = wanted(own)
+        keys.append(own[mine])
+        places.append(start + there[mine])
+        start += len(batch)
+    return np.concatenate(keys), np.concatenate(places)
+
+
+def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[set[str], Counter[str], int]:
+    """Symbols of the training molecules, molecules a split, tokens in all."""
+    symbols: set[str] = set()
+    splits: Counter[str] = Counter()
+    tokens, start = 0, 0
+    for block in blocks:
+        own = _symbols(block)
+        used = np.zeros(len(own), dtype=bool)
+        for batch in _batches([block], ["split", "ids"]):
+            mask = kept[start : start + len(batch)]
+            start += len(batch)
+            batch = batch.filter(pyarrow.array(mask))
+            splits.update(batch.column("split").to_pylist())
+            tokens += len(batch.column("ids").flatten())
+            train = pyarrow.compute.equal(batch.column("split"), "train")
+            used[batch.filter(train).column("ids").flatten().to_numpy()] = True
+        symbols |= {symbol for symbol, there in zip(own, used, strict=True) if there}
+    return symbols, splits, tokens
+
+
+def _write(
+    blocks: Sequence[Path],
+    kept: np.ndarray,
+    vocabulary: Vocabulary,
+    splits: list[str],
+    rows: int,
+    tokens: int,
+    out: Path,
+) -> tuple[Counter[str], Counter[str]]:
+    """Stream all rows into the store; returns rejected rows by reason and unknown symbols by symbol."""
+    reasons: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    start = 0
+    with (
+        TokenStoreWriter(out / "tokens.safetensors", len(vocabulary), rows, tokens, splits) as store,
+        EvenWriter(out / "molecules.parquet", MOLECULES) as molecules,
+        EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
+    ):
+        for block in blocks:
+            own = _symbols(block)
+            ids = np.array(vocabulary.ids(own), dtype=np.uint16)
+            for batch in _batches([block], BLOCK.names):
+                mask = kept[start : start + len(batch)]
+                start += len(batch)
+                gone = _with_reason(batch.filter(pyarrow.array(~mask)))
+                reasons.update(gone.column("reason").to_pylist())
+                rejected.write(gone.select(REJECTED.names))
+                batch = batch.filter(pyarrow.array(mask))
+                local = batch.column("ids").flatten().to_numpy()
+                unknown.update(own[k] for k in local[ids[local] < len(SPECIAL)])
+                lengths = pyarrow.compute.list_value_length(batch.column("ids")).to_numpy()
+                store.write(ids[local], lengths, batch.column("split").to_pylist())
+                molecules.write(pyarrow.Table.from_batches([batch.select(MOLECULES.names)]))
+    return reasons, unknown
+
+
+def _with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
+    """Rows that are not kept; those without a reason of their own are duplicates of an earlier row."""
+    table = pyarrow.Table.from_batches([batch])
+    for name, value in (("detail", "an earlier row is the same molecule"), ("reason", "duplicate")):
+        filled = pyarrow.compute.if_else(pyarrow.compute.is_null(table.column("reason")), value, table.column(name))
+        table = table.set_column(table.schema.get_field_index(name), name, filled)
+    return table
+
+
+def _batches(blocks: Sequence[Path], columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+    for block in blocks:
+        yield from pyarrow.parquet.ParquetFile(block).iter_batches(16_384, columns=columns)
+
+
+def _symbols(block: Path) -> list[str]:
+    text = _metadata(block, "symbols")
+    return text.split("\n") if text else []
+
+
+def _metadata(block: Path, name: str) -> str:
+    return pyarrow.parquet.ParquetFile(block).metadata.metadata[name.encode()].decode()
+
+
+def _why(blocks: Sequence[Path]) -> str:
+    counts = Counter(reason for batch in _batches(blocks, ["reason"]) for reason in batch.column("reason").to_pylist())
+    return (
+        "Rows by reason: " + ", ".join(f"{reason or 'kept'}: {count}" for reason, count in counts.most_common()) + "."
+    )

@@ -1,0 +1,130 @@
+"""Stage `fetch`: bring a data set here, check it, and lay it down as one table of raw rows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+
+from molvae.books import close_books
+from molvae.errors import DataError
+from molvae.files import replacing, sha256
+from molvae.tables import ROW_GROUP, EvenWriter, Row, read_rows
+
+if TYPE_CHECKING:
+    from molvae.config import DataSettings
+
+MOSES_WHEEL = "molsets==0.3.1"  # byte-identical to the files of the MOSES repository
+MOSES_SHA256 = "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34"
+MOSES_SPLITS = ("train", "test", "test_scaffolds")
+SCHEMA = pyarrow.schema(
+    {"row": pyarrow.int64(), "smiles": pyarrow.string(), "split": pyarrow.string(), "problem": pyarrow.string()}
+)
+
+
+def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
+    """Write the rows of a data set to `out` (parquet: row, smiles, split, problem) and its books beside it (.json).
+
+    Downloads are kept in `downloads/` beside `out` and used again if their checksum still holds.
+
+    Returns:
+        the books: rows in all and by split, source, checksum.
+    Raises:
+        DataError: the source cannot be had, has another checksum than asked for, or is no table of SMILES.
+    """
+    downloads = out.parent / "downloads"
+    if settings.source == "moses":
+        path, rows = _moses(downloads)
+    else:
+        path = _local(settings.source, downloads)
+        rows = read_rows(path, settings.column, settings.split_column)
+    checksum = sha256(path)
+    if settings.sha256 and checksum != settings.sha256:
+        raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
+    splits = _write(rows, out)
+    count = sum(splits.values())
+    return close_books(
+        out.with_suffix(".json"), "fetch", rows_in=count, kept=count, rejected={},
+        dataset=out.stem, source=settings.source, sha256=checksum, rows=count, column=settings.column,
+        splits={name: number for name, number in splits.items() if name},
+    )  # fmt: skip
+
+
+def _write(rows: Iterator[Row], out: Path) -> dict[str, int]:
+    """Write rows in groups of fixed size; returns how many each split has ('' for rows without one)."""
+    splits: dict[str, int] = {}
+    group: list[tuple[Any, ...]] = []
+    with EvenWriter(out, SCHEMA) as writer:
+        for number, row in enumerate(rows, start=1):
+            group.append((number, *row))
+            splits[row.split or ""] = splits.get(row.split or "", 0) + 1
+            if len(group) == ROW_GROUP:
+                writer.write(_table(group))
+                group = []
+        if group:
+            writer.write(_table(group))
+    return splits
+
+
+def _table(group: list[tuple[Any, ...]]) -> pyarrow.Table:
+    return pyarrow.table([list(column) for column in zip(*group, strict=True)], schema=SCHEMA)
+
+
+def _local(source: str, downloads: Path) -> Path:
+    """The file itself, or the copy of what a URL names."""
+    if not source.startswith(("http://", "https://")):
+        return Path(source)
+    path = downloads / source.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    if not path.exists():
+        try:
+            with urllib.request.urlopen(source, timeout=60) as answer, replacing(path) as temporary:  # noqa: S310
+                with open(temporary, "wb") as file:
+                    shutil.copyfileobj(answer, file)
+        except (urllib.error.URLError, OSError) as err:
+            raise DataError(
+                f"{source}: cannot be downloaded ({err}). Download it by hand and set data.source to the file."
+            ) from err
+    return path
+
+
+def _moses(downloads: Path) -> tuple[Path, Iterator[Row]]:
+    """The MOSES data set, out of the wheel that carries it; the wheel's code is not used."""
+    wheel = downloads / "molsets-0.3.1-py3-none-any.whl"
+    if not wheel.exists() or sha256(wheel) != MOSES_SHA256:
+        downloads.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(downloads),
+            MOSES_WHEEL,
+        ]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode or not wheel.exists():
+            raise DataError(
+                f"MOSES comes in the wheel {MOSES_WHEEL}, which pip could not download: {run.stderr.strip()[-300:]}\n"
+                f"Put the wheel into {downloads}/ by hand."
+            )
+    if (checksum := sha256(wheel)) != MOSES_SHA256:
+        raise DataError(f"{wheel}: its SHA-256 is {checksum}, not {MOSES_SHA256}. Delete it and fetch again.")
+    return wheel, _moses_rows(wheel)
+
+
+def _moses_rows(wheel: Path) -> Iterator[Row]:
+    with zipfile.ZipFile(wheel) as archive:
+        for split in MOSES_SPLITS:
+            path = Path(archive.extract(f"moses/dataset/data/{split}.csv.gz", wheel.parent))
+            for row in read_rows(path, "SMILES"):
+                yield row._replace(split=split)

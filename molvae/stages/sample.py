@@ -1,0 +1,100 @@
+"""Stage `sample`: draw molecules from the prior, exactly as many as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from molvae import model as models
+from molvae.books import close_books
+from molvae.errors import MolvaeError
+from molvae.files import replacing
+from molvae.sampling import sample_prior
+from molvae.share import Share
+from molvae.tables import EvenWriter
+
+if TYPE_CHECKING:
+    from molvae.config import SampleSettings
+
+SAMPLES = pyarrow.schema(
+    {
+        "index": pyarrow.int64(),
+        "seed": pyarrow.int64(),
+        "selfies": pyarrow.string(),
+        "smiles": pyarrow.string(),  # as decoded, not canonical; "" where the string stands for no atom
+        "log_probability": pyarrow.float64(),  # nats, of the tokens given their latent point, at temperature 1
+        "tokens": pyarrow.int32(),
+        "finished": pyarrow.bool_(),  # false: cut at sample.max_tokens
+    }
+)
+
+
+def sample_file(folder: Path, settings: SampleSettings, out: str, *, device: str = "cpu", threads: int = 1) -> None:
+    """Draw all samples into a file for people: .csv and .parquet with all columns, .smi with SMILES; "-" is stdout.
+
+    Raises:
+        MolvaeError: the suffix is none of these, said before anything is drawn.
+    """
+    suffix = Path(out).suffix
+    if out != "-" and suffix not in {".csv", ".parquet", ".smi"}:
+        raise MolvaeError(f"--out {out}: give a name that ends in .csv, .parquet or .smi, or - for stdout.")
+    table = _draw(folder, settings, Share(), device, threads)
+    if out == "-":
+        print("\n".join(table.column("smiles").to_pylist()))
+        return
+    with replacing(Path(out)) as temporary:
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(table, temporary)
+        elif suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            temporary.write_text("\n".join(table.column("smiles").to_pylist()) + "\n", "utf-8")
+
+
+def sample_block(
+    folder: Path, settings: SampleSettings, out: Path, *, share: Share = Share(), device: str = "cpu", threads: int = 1
+) -> None:
+    """Draw one share of the samples and write them to `out` (parquet, columns as in SAMPLES)."""
+    with EvenWriter(out, SAMPLES) as writer:
+        writer.write(_draw(folder, settings, share, device, threads))
+
+
+def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, threads: int) -> pyarrow.Table:
+    model = models.load(folder, device)
+    indices = share.range(settings.n)
+    strings = sample_prior(
+        model.network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
+        max_tokens=settings.max_tokens, threads=threads,
+    )  # fmt: skip
+    symbols = list(model.symbols(strings))
+    columns = {
+        "index": list(indices),
+        "seed": [settings.seed] * len(indices),
+        "selfies": ["".join(one) for one in symbols],
+        "smiles": [model.smiles(one) for one in symbols],
+        "log_probability": strings.log_probability,
+        "tokens": [len(one) for one in symbols],
+        "finished": strings.finished,
+    }
+    return pyarrow.table(columns, schema=SAMPLES)
+
+
+def sample(blocks: Sequence[Path], settings: SampleSettings, out: Path) -> dict[str, Any]:
+    """Put all shares, given in order, into `out`/samples.parquet and close the books."""
+    cut = count = 0
+    with EvenWriter(out / "samples.parquet", SAMPLES) as writer:
+        for block in blocks:
+            table = pyarrow.parquet.read_table(block)
+            writer.write(table)
+            count += len(table)
+            cut += len(table) - int(pyarrow.compute.sum(table.column("finished")).as_py() or 0)
+    return close_books(
+        out / "books.json", "sample", rows_in=settings.n, kept=count, rejected={}, seed=settings.seed,
+        temperature=settings.temperature, cut_at_max_tokens=cut,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+# Functions and settings that the rules share. Standard library, snakemake, and two modules of the package that
+# import in a fifth of a second: every job reads this file again.
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(workflow.basedir))
+
+from molvae.config import read_config
+from molvae.errors import ConfigError
+from molvae.files import fingerprint
+from molvae.lineage import code_digest
+
+try:
+    EXPERIMENTS, TRACKING = read_config(config)
+except ConfigError as err:
+    raise WorkflowError(f"The config is not right, nothing was started.\n{err}")
+
+
+def dataset_id(settings):
+    """Name of a data set's file: what it is, and a digest of all that decides what is in it."""
+    stem = re.sub(r"\W+", "_", Path(settings.source).name.split(".")[0]) or "data"
+    return f"{stem}-{fingerprint(settings.model_dump())[:8]}"
+
+
+DATASETS = {dataset_id(settings.data): settings.data for settings in EXPERIMENTS.values()}
+
+
+def dataset_of(wildcards, suffix=".parquet"):
+    """The data set file of an experiment."""
+    return f"results/datasets/{dataset_id(EXPERIMENTS[wildcards.experiment].data)}{suffix}"
+
+
+def source_path(settings):
+    """A local source, found from the working directory or else beside the Snakefile; None for 'moses' and URLs."""
+    if settings.source == "moses" or settings.source.startswith(("http://", "https://")):
+        return None
+    beside = Path(workflow.basedir) / settings.source
+    return str(beside) if beside.exists() and not Path(settings.source).exists() else settings.source
+
+
+def settings_of(*sections):
+    """A params function: these sections of an experiment's settings as JSON, for `molvae STAGE --settings`."""
+
+    def as_json(wildcards):
+        settings = EXPERIMENTS[wildcards.experiment]
+        return json.dumps({name: settings.section(name) for name in sections}, sort_keys=True)
+
+    return as_json
+
+
+def farewell():
+    """Where the results are, for the last line of a run."""
+    reports = " ".join(f"results/{name}/report.html" for name in EXPERIMENTS)
+    lines = [f"\nReport: {reports}"]
+    if TRACKING.enabled:
+        from molvae.tracking import ui_command
+
+        lines.append(f"MLflow: {ui_command(TRACKING_URI)}")
+    return "\n".join(lines)
+
+
+# Machine settings reach the jobs through the environment: a change of them re-runs nothing.
+TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING.uri or str(Path("results", "mlflow.db").absolute())
+os.environ.update(MOLVAE_TRACKING=json.dumps({**TRACKING.model_dump(by_alias=True), "uri": TRACKING_URI}))
+
+# `molvae` is the one beside the Python that runs Snakemake, whether or not its environment is activated; in a conda
+# environment that Snakemake made for the job it is the one in there.
+shell.prefix(
+    'set -euo pipefail; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
+
+
+scattergather:
+    rows=2,
+    samples=2,
+
+
+wildcard_constraints:
+    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    dataset="|".join(map(re.escape, DATASETS)),

@@ -1,0 +1,36 @@
+rule report:
+    input:
+        dataset=lambda wildcards: dataset_of(wildcards, ".json"),
+        books="results/{experiment}/tokens/books.json",
+        rejected="results/{experiment}/tokens/rejected.parquet",
+        card="results/{experiment}/model/model.json",
+        history="results/{experiment}/model/history.csv",
+        training="results/{experiment}/model/books.json",
+        samples="results/{experiment}/samples/books.json",
+        metrics="results/{experiment}/validation/metrics.json",
+        molecules="results/{experiment}/validation/molecules.parquet",
+        reference="results/{experiment}/validation/reference.parquet",
+        validation="results/{experiment}/validation/books.json",
+    output:
+        report(
+            "results/{experiment}/report.html",
+            caption="../report/report.rst",
+            category="Experiments",
+            labels={"experiment": "{experiment}"},
+        ),
+    log:
+        "logs/{experiment}/report.log",
+    benchmark:
+        "results/{experiment}/benchmarks/report.jsonl"
+    conda:
+        "../envs/molvae.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_digest("stages.report"),
+        experiment=subpath(input.card, ancestor=2),
+    message:
+        "{wildcards.experiment}: report"
+    shell:
+        "molvae report {params.experiment:q} --dataset {input.dataset:q} --out {output:q} 2>&1 | tee {log:q}"
