@@ -6,6 +6,7 @@ Every sample keeps its row. A figure stands beside its null (random tokens, an u
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from molvae.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from molvae.config import ValidateSettings
 
+log = logging.getLogger(__name__)
 TASK_ROWS = 500
 REFERENCE_MOLECULES = 2000  # training molecules described for the property histograms
 
@@ -86,6 +88,7 @@ def validate(
     reference, described_as = _reference(settings, tokens)
     train = tokens / "molecules.parquet"
 
+    log.info("scoring %d samples", len(molecules))
     own = SampleSet.of(molecules["canonical"].tolist(), molecules["kept_token_fraction"].to_numpy(), train, reference)
     molecules["is_first"], molecules["is_novel"] = own.is_first, own.is_novel
     others: dict[str, SampleSet] = {}
@@ -98,6 +101,7 @@ def validate(
             "training_molecules": baselines.training_molecules(splits["train"], vocabulary, n, seed),
         }
         for name, symbols in strings.items():
+            log.info("scoring %d strings of %s", len(symbols), name.replace("_", " "))
             others[name] = _score(symbols, vocabulary, train, reference, threads)
     enough = [name for name, figure in FIGURES.items() if len(molecules) >= figure.least]
     content = {
