@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from molvae.errors import ModelFileError
@@ -28,7 +29,8 @@ def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str,
         card: must hold `settings` with a `model` block; more (versions, lineage, training, metrics) is kept as it is.
     """
     with replacing(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        # bytes, because `save_file` makes a file that nobody else may read
+        temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
     write_json(folder / CARD, {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **card})
 
 
@@ -46,8 +48,9 @@ def load_model(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
         sizes_fit = all(isinstance(size, int) and 0 < size <= 8192 for size in vars(settings).values())
         if not sizes_fit:
             raise ModelFileError(f"{card_file}: sizes of the networks out of range: {vars(settings)}.")
-        model = VAE(len(vocabulary), settings)
-        model.load_state_dict(_read_tensors(weights_file))
+        with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
+            model = VAE(len(vocabulary), settings)
+        model.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
     except (KeyError, TypeError, AttributeError) as err:
         raise ModelFileError(f"{card_file}: the settings of the model are missing or incomplete ({err!r}).") from None
     except RuntimeError as err:

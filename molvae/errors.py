@@ -26,6 +26,10 @@ class TrainingError(MolvaeError):
     """Training that cannot go on: loss not finite, nothing to train on."""
 
 
+class Interrupted(MolvaeError):
+    """A stage was asked to stop, and what it saved holds all that is needed to go on."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for the nearest known word, else the list of the known ones."""
     known = list(known)

@@ -44,7 +44,7 @@ def with_settings(*names: str, without: tuple[str, ...] = ()) -> Callable[[Calla
 
         @wraps(command)
         def run(**given: Any) -> None:
-            content = _read(given.pop("settings"), names)
+            content = read_sections("--settings", given.pop("settings"), names)
             for key, name in options.items():
                 if (value := given.pop(key)) is not None:
                     content.setdefault(name, {})[key] = value
@@ -71,11 +71,12 @@ def _parameter(name: str, key: str) -> inspect.Parameter:
     )
 
 
-def _read(text: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def read_sections(option: str, text: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The JSON of an option that holds sections of settings by name; their keys are not checked."""
     try:
         content = json.loads(text)
     except ValueError as err:
-        raise ConfigError(f"--settings {text!r} is no JSON: {err}.") from None
+        raise ConfigError(f"{option} {text!r} is no JSON: {err}.") from None
     if not isinstance(content, dict) or not set(content) <= set(names):
-        raise ConfigError(f"--settings must be a JSON object with the keys {', '.join(names)}, got {text!r}.")
+        raise ConfigError(f"{option} must be a JSON object with the keys {', '.join(names)}, got {text!r}.")
     return content

@@ -118,6 +118,7 @@ def _one_kernel_thread() -> Iterator[None]:
 
 
 def _join(parts: Iterator[Strings], width: int) -> Strings:
-    parts = list(parts)
+    nothing = Strings(np.empty((0, width), np.int64), np.empty(0), np.empty(0, bool))  # a share may have no sample
+    parts = [nothing, *parts]
     ids = np.concatenate([np.pad(part.ids, ((0, 0), (0, width - part.ids.shape[1]))) for part in parts])
     return Strings(ids, np.concatenate([p.log_probability for p in parts]), np.concatenate([p.finished for p in parts]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -77,11 +78,16 @@ def read_rows(path: Path, column: str, split_column: str = SPLIT) -> Iterator[Ro
         column: by name; .smi has none: there the SMILES ends at the first white space.
         split_column: by name; a file may do without one that is called SPLIT, but not without another.
     Raises:
-        DataError: no such file, an unknown suffix, no such column, no row, or a file its suffix belies.
+        DataError: no such file or an unknown suffix, at once; no such column, no row, or a file its suffix belies,
+            while it is read.
     """
     path = Path(path)
     kind = _kind(path)
     rows = _parquet(path, column, split_column) if kind == ".parquet" else _text(path, kind, column, split_column)
+    return _at_least_one(path, rows)
+
+
+def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     empty = True
     for row in rows:
         empty = False
@@ -108,9 +114,9 @@ def _text(path: Path, kind: str, column: str, split_column: str) -> Iterator[Row
                     yield _row(*(line.split(maxsplit=1)[:1] or [""]))
             else:
                 yield from _delimited(
-                    path, csv.reader(file, delimiter="\t" if kind == ".tsv" else ","), column, split_column
+                    path, csv.reader(file, delimiter="\t" if kind == ".tsv" else ",", strict=True), column, split_column
                 )
-    except (OSError, EOFError) as err:
+    except (OSError, EOFError, zlib.error) as err:
         raise DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?") from err
 
 
@@ -132,7 +138,7 @@ def _delimited(path: Path, records: Iterator[list[str]], column: str, split_colu
             if not record:
                 yield Row("")
             elif len(record) <= max(at, split_at):
-                yield Row(",".join(record), None, "too_few_columns")
+                yield _row(",".join(record), problem="too_few_columns")
             else:
                 yield _row(record[at], record[split_at] if split_at >= 0 else None)
     except csv.Error as err:
@@ -151,10 +157,10 @@ def _positions(path: Path, header: list[str], column: str, split_column: str) ->
     return names.index(column), names.index(split_column) if split_column in names else -1
 
 
-def _row(smiles: str, split: str | None = None) -> Row:
+def _row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:
     try:
-        smiles.encode("utf-8")
-        return Row(smiles.strip(), split)
+        (smiles + (split or "")).encode("utf-8")
+        return Row(smiles.strip(), split and split.strip(), problem)
     except UnicodeEncodeError:
         readable = smiles.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return Row(readable, None, "not_utf8")

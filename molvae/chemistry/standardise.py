@@ -21,7 +21,7 @@ class Rejected(Exception):
 
 
 def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = True, stereo: str = "keep") -> str:
-    """Canonical SMILES of the molecule that `text` writes.
+    """Canonical SMILES of the molecule that `text` writes; atom-map numbers go.
 
     Args:
         largest_fragment: keep the fragment with most heavy atoms (salts and solvents go).
@@ -36,6 +36,10 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
         mol, edited = _chooser().choose(mol), True
     if neutralise and _CHARGE.search(text):
         mol, edited = _uncharger().uncharge(mol), True
+    if ":" in text:
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+        edited = True
     if stereo == "strip" and any(mark in text for mark in "@/\\"):
         Chem.RemoveStereochemistry(mol)
         edited = True

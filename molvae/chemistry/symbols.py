@@ -17,6 +17,7 @@ import selfies
 from rdkit import Chem, rdBase
 
 from molvae.chemistry.standardise import Rejected
+from molvae.errors import ModelFileError
 
 Caps = dict[str, int]  # "C", "N+1", … -> most bonds, explicit hydrogens counted; "?" for any other, never used
 
@@ -32,11 +33,10 @@ def encode(smiles: str) -> list[str]:
         Rejected: `not_selfies`, with the reason in the detail: the molecule breaks a bonding cap, or holds
             something the grammar has no symbol for.
     """
-    caps = caps_of(_elements(smiles))
     try:
-        with in_force(caps):
+        with in_force(caps_of(_elements(smiles))):
             return list(selfies.split_selfies(selfies.encoder(smiles)))
-    except selfies.EncoderError as err:
+    except (selfies.EncoderError, ValueError) as err:  # ValueError: SELFIES has no such element (Nh, Mc, Ts, Og)
         lines = [line.strip() for line in str(err).splitlines() if line.strip()]
         raise Rejected("not_selfies", "; ".join(lines[:2]) or type(err).__name__) from None
 
@@ -44,10 +44,16 @@ def encode(smiles: str) -> list[str]:
 def decode(symbols: Iterable[str], caps: Caps) -> str:
     """SMILES that a sequence of symbols stands for; "" where they stand for no atom.
 
-    Total: any sequence of symbols decodes. The result is not canonical.
+    Total: any sequence of the symbols that `encode` gives decodes. The result is not canonical.
+
+    Raises:
+        ModelFileError: a symbol or a cap that SELFIES does not know, which no `encode` and no `caps_for` makes.
     """
-    with in_force(caps):
-        return selfies.decoder("".join(symbols))
+    try:
+        with in_force(caps):
+            return selfies.decoder("".join(symbols))
+    except (selfies.DecoderError, ValueError) as err:
+        raise ModelFileError(f"SELFIES refuses a symbol or a bonding cap: {str(err).splitlines()[0]}.") from None
 
 
 def split(string: str) -> list[str]:

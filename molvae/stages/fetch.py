@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import pyarrow
 
 from molvae.books import close_books
 from molvae.errors import DataError
-from molvae.files import replacing, sha256
+from molvae.files import fingerprint, replacing, sha256
 from molvae.tables import ROW_GROUP, EvenWriter, Row, read_rows
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     if settings.source == "moses":
         path, rows = _moses(downloads)
     else:
-        path = _local(settings.source, downloads)
+        path = _local(settings.source, downloads, settings.sha256)
         rows = read_rows(path, settings.column, settings.split_column)
     checksum = sha256(path)
     if settings.sha256 and checksum != settings.sha256:
@@ -78,17 +78,20 @@ def _table(group: list[tuple[Any, ...]]) -> pyarrow.Table:
     return pyarrow.table([list(column) for column in zip(*group, strict=True)], schema=SCHEMA)
 
 
-def _local(source: str, downloads: Path) -> Path:
+def _local(source: str, downloads: Path, checksum: str | None) -> Path:
     """The file itself, or the copy of what a URL names."""
     if not source.startswith(("http://", "https://")):
         return Path(source)
-    path = downloads / source.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    if not path.exists():
+    name = source.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    path = downloads / f"{fingerprint(source)[:8]}-{name}"  # two addresses may end in the same name
+    if not path.exists() or (checksum and sha256(path) != checksum):
         try:
             with urllib.request.urlopen(source, timeout=60) as answer, replacing(path) as temporary:  # noqa: S310
                 with open(temporary, "wb") as file:
                     shutil.copyfileobj(answer, file)
-        except (urllib.error.URLError, OSError) as err:
+                if answer.length:
+                    raise OSError(f"the connection broke off {answer.length} bytes before the end")
+        except (http.client.HTTPException, OSError) as err:
             raise DataError(
                 f"{source}: cannot be downloaded ({err}). Download it by hand and set data.source to the file."
             ) from err

@@ -82,9 +82,12 @@ def validate(
     import torch
 
     torch.set_num_threads(threads)
-    molecules = pd.concat([pd.read_parquet(block) for block in blocks], ignore_index=True)
+    tables = [pd.read_parquet(block) for block in blocks]
+    molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     splits = read_tokens(tokens / "tokens.safetensors")
     _, vocabulary, card = load_model(model)
+    if Vocabulary.from_json(read_json(tokens / "vocabulary.json"), str(tokens / "vocabulary.json")) != vocabulary:
+        raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
     reference, described_as = _reference(settings, tokens)
     train = tokens / "molecules.parquet"
 

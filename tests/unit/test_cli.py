@@ -1,0 +1,173 @@
+"""The commands: what they write, and one message instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+
+import pandas as pd
+import pytest
+
+from molvae import cli, model
+from molvae.config import SampleSettings, TrainSettings
+
+
+@pytest.fixture
+def molvae(capsys, monkeypatch):
+    """molvae(*arguments) runs a command in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.setenv("MOLVAE_TRACKING", json.dumps({"enabled": False}))
+    monkeypatch.setattr(logging, "basicConfig", lambda **given: None)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["molvae", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return (int(caught.value.code or 0), *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def rows_of(path):
+    if path.suffix == ".smi":
+        return path.read_text().split("\n")[:-1]
+    table = pd.read_csv(path, keep_default_na=False) if path.suffix == ".csv" else pd.read_parquet(path)
+    assert table.columns.tolist() == ["index", "seed", "selfies", "smiles", "log_probability", "tokens", "finished"]
+    return table["smiles"].tolist()
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.smi", "-"])
+def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_path, name):
+    out = tmp_path / "new" / name if name != "-" else name
+    code, printed, _ = molvae("sample", "--model", folder, "-n", 7, "--seed", 3, "--max-tokens", 9, "--out", out)
+    expected = model.load(folder).sample(7, seed=3, max_tokens=9)
+    assert code == 0
+    assert (printed.split("\n")[:-1] if name == "-" else rows_of(out)) == expected
+    if name != "-":
+        assert [path.name for path in out.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["sample", "-n", 0, "--model", "m", "--out", "x.smi"],
+            "sample.n: Input should be greater than or equal to 1 (got 0).",
+        ),
+        (["sample", "--out", "x.smi"], "--model is missing"),
+        (["sample", "--model", "nowhere", "--out", "x.smi"], "nowhere/model.json: no such file. A model folder holds"),
+        (
+            ["sample", "--model", "nowhere", "--out", "x.txt"],
+            "--out x.txt: give a name that ends in .csv, .parquet or .smi",
+        ),
+        (["sample", "--model", "m", "--out", "x.smi", "--settings", "{n: 7}"], "--settings '{n: 7}' is no JSON"),
+        (
+            ["sample", "--model", "m", "--out", "x.smi", "--settings", "[]"],
+            "--settings must be a JSON object with the keys sample",
+        ),
+        (["sample", "--model", "m", "--out", "x.smi", "--settings", '{"train": {}}'], "with the keys sample, got"),
+        (
+            ["sample", "--model", "m", "--out", "x.smi", "--settings", '{"sample": {"N": 7}}'],
+            "sample.N: there is no such setting",
+        ),
+        (["sample", "--model", "m", "--out", "x.pq", "--share", "3-of-2"], "--share '3-of-2': write it as 1-of-4"),
+        (["fetch", "--out", "x.parquet"], "data.source: this setting is required and missing."),
+        (["fetch", "--source", "nowhere.csv", "--out", "x.parquet"], "nowhere.csv: no such file. Check data.source."),
+        (
+            ["fetch", "--source", "a.txt", "--sha256", "12", "--out", "x.parquet"],
+            "data.sha256: String should match pattern",
+        ),
+        (
+            ["featurize", "nowhere.parquet", "--out", "t", "--share", "1-of-2"],
+            "nowhere.json: no such file. Run the stage",
+        ),
+        (
+            ["featurize", "x.parquet", "--out", "t", "--stereo", "drop"],
+            "featurize.stereo: Input should be 'keep' or 'strip'",
+        ),
+        (["train", "nowhere", "--out", "m"], "nowhere/books.json: no such file. Run the stage that writes it first."),
+        (["train", "nowhere", "--out", "m", "--earlier", "{"], "--earlier '{' is no JSON"),
+        (["train", "nowhere", "--out", "m", "--earlier", "[1]"], "--earlier must be a JSON object"),
+        (["validate", "nowhere.parquet", "--out", "v"], "--tokens and --model are needed"),
+        (["validate", "nowhere.parquet", "--out", "v", "--share", "1-of-1"], "nowhere.parquet"),
+    ],
+)
+def test_an_error_a_user_can_mend_is_one_line_without_a_traceback(molvae, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, printed, complaint = molvae(*arguments)
+    assert code == 1
+    assert message in complaint and complaint.startswith("molvae: ")
+    assert complaint.count("\n") == 1 and "Traceback" not in complaint
+    assert printed == ""
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "tracking" not in path.parts]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smaple"], "No such command 'smaple'"),
+        (["sample", "--out", "x.smi", "--nn", 3], "No such option"),
+        (["sample", "--out", "x.smi", "-n", "many"], "Invalid value for '-n'"),
+        (["sample"], "Missing option"),
+        (["sample", "--out", "x.smi", "--threads", 0], "--threads"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_says_so(molvae, arguments, message):
+    code, _, complaint = molvae(*arguments)
+    assert code == 2
+    assert message in complaint and "Traceback" not in complaint
+
+
+def test_an_option_wins_over_the_settings_and_those_over_the_default(molvae, folder, tmp_path):
+    given = json.dumps({"sample": {"n": 4, "seed": 5, "max_tokens": 9}})
+    assert molvae("sample", "--model", folder, "--out", tmp_path / "x.csv", "--settings", given, "-n", 3)[0] == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert len(table) == 3 and set(table["seed"]) == {5} and table["tokens"].max() <= 9
+
+
+def test_help_names_every_setting_with_its_meaning_and_default(molvae):
+    code, printed, _ = molvae("train", "--help")
+    text = " ".join(printed.replace("│", " ").split())
+    assert code == 0
+    for name, field in TrainSettings.model_fields.items():
+        assert "--" + name.replace("_", "-") in text, name
+        assert " ".join(field.description.split()[:2]) in text, name
+    assert f"[default: {TrainSettings().learning_rate}]" in text
+    text = molvae("sample", "--help")[1]
+    assert "-n" in text and str(SampleSettings().n) in text
+
+
+def test_the_stages_by_hand_lead_from_a_file_to_figures(molvae, tmp_path, smiles):
+    (tmp_path / "raw.smi").write_text("\n".join([*smiles, "nonsense"]) + "\n")
+    run, data = tmp_path / "run", tmp_path / "data.parquet"
+    assert molvae("fetch", "--source", tmp_path / "raw.smi", "--out", data)[:2] == (
+        0, "fetch: 33 rows in = 33 kept + 0 rejected (none) + 0 duplicates\n",
+    )  # fmt: skip
+    fractions = ("--valid-fraction", 0.3, "--test-fraction", 0.3)
+    assert molvae("featurize", data, "--out", run / "tokens", *fractions, "--threads", 1)[:2] == (
+        0, "featurize: 33 rows in = 32 kept + 1 rejected (not_smiles 1) + 0 duplicates\n",
+    )  # fmt: skip
+    small = json.dumps({"model": {"decoder_hidden": 8, "encoder_hidden": 8, "latent_dim": 4}, "train": {"epochs": 1}})
+    assert (
+        molvae("train", run / "tokens", "--out", run / "model", "--settings", small, "--threads", 1, "--gpus", 0)[0]
+        == 0
+    )
+    given = ("--max-tokens", 9, "--threads", 1)
+    assert molvae("sample", "--model", run / "model", "-n", 20, *given, "--out", run / "s.parquet", "--gpus", 0)[0] == 0
+    code, printed, _ = molvae(
+        "validate", run / "s.parquet", "--out", run / "v", "--tokens", run / "tokens", "--model", run / "model",
+        "--reference", "test", "--no-baselines", *given,
+    )  # fmt: skip
+    assert code == 0 and printed.startswith("validate: 20 rows in = ")
+    assert json.loads((run / "v" / "metrics.json").read_text())["n_samples"] == 20
+
+
+def test_the_doctor_names_versions_and_devices(molvae):
+    code, printed, _ = molvae("doctor")
+    assert code == 0
+    for name in ("python", "torch", "rdkit", "selfies", "cores", "memory", "GPU", "commit"):
+        assert f"\n{name}" in "\n" + printed, name

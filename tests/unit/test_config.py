@@ -1,0 +1,228 @@
+"""Settings: errors that name the key, files that agree with the classes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from molvae.config import (
+    Config,
+    DataSettings,
+    FeaturizeSettings,
+    SampleSettings,
+    TrainSettings,
+    json_schema,
+    merge,
+    parse,
+    read_config,
+)
+from molvae.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+# config.yaml is an example and says so: its data are the shipped ones, small and of MOSES, so more of them are held out
+DELIBERATE = {"data.source", "featurize.valid_fraction", "validate.reference"}
+
+
+def shipped(name: str = "config.yaml"):
+    return yaml.safe_load((ROOT / "config" / name).read_text())
+
+
+def refused(content, **where) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_config(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("train", "epoch", 3, "train.epoch: there is no such setting. Did you mean 'epochs'?"),
+        ("train", "xyzzy", 3, "train.xyzzy: there is no such setting. Known: epochs, batch_size"),
+        ("model", "latent_dims", 3, "model.latent_dims: there is no such setting. Did you mean 'latent_dim'?"),
+        ("tracking", "registr", "x", "tracking.registr: there is no such setting. Did you mean 'register'?"),
+        ("train", "epochs", 0, "train.epochs: Input should be greater than or equal to 1 (got 0)."),
+        ("train", "epochs", "many", "train.epochs: 'many' is text, not a number."),
+        ("train", "learning_rate", "fast", "train.learning_rate: 'fast' is text, not a number."),
+        ("train", "learning_rate", float("nan"), "train.learning_rate: Input should be a finite number (got nan)."),
+        ("train", "kl_warmup", 1.5, "train.kl_warmup: Input should be less than or equal to 1 (got 1.5)."),
+        ("train", "epochs", 2.5, "train.epochs: Input should be a valid integer"),
+        ("featurize", "stereo", "drop", "featurize.stereo: Input should be 'keep' or 'strip' (got 'drop')."),
+        ("featurize", "max_tokens", 3, "featurize.max_tokens: Input should be greater than or equal to 4"),
+        ("sample", "n", 0, "sample.n: Input should be greater than or equal to 1 (got 0)."),
+        ("sample", "temperature", 0, "sample.temperature: Input should be greater than 0 (got 0)."),
+        ("sample", "seed", 2**31, "sample.seed: Input should be less than 2147483648"),
+        ("data", "sha256", "abc", "data.sha256: String should match pattern '^[0-9a-f]{64}$' (got 'abc')."),
+        ("data", "source", None, "data.source: Input should be a valid string (got None)."),
+        ("validate", "baselines", "perhaps", "validate.baselines: Input should be a valid boolean"),
+    ],
+)
+def test_an_error_names_the_key_and_what_would_be_right(section, key, value, message):
+    content = {"data": {"source": "x.smi"}}
+    content.setdefault(section, {})[key] = value
+    assert message in refused(content)
+    if section != "tracking":
+        overridden = refused({"data": {"source": "x.smi"}, "experiments": {"small": {section: {key: value}}}})
+        assert f"experiments.small.{message}" in overridden
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "data: this setting is required and missing."),
+        ({"data": {}}, "data.source: this setting is required and missing."),
+        ({"data": {"source": "x"}, "trian": {}}, "trian: there is no such setting. Did you mean 'train'?"),
+        ({"data": {"source": "x"}, "train": 5}, "train: Input should be"),
+        ({"data": {"source": "x"}, "train": None}, "train: Input should be"),
+        ({"data": {"source": "x"}, "experiments": {}}, "experiments: "),
+        ({"data": {"source": "x"}, "experiments": {"a b": {}}}, "experiments.a b: String should match pattern"),
+        (
+            {"data": {"source": "x"}, "experiments": {"a": {"trian": {}}}},
+            "experiments.a.trian: there is no such setting. Did",
+        ),
+        ({"data": {"source": "x"}, "experiments": {"a": {"tracking": {}}}}, "experiments.a.tracking: there is no such"),
+        ({"data": {"source": "x"}, "experiments": {"a": None}}, "experiments.a: Input should be"),
+        (7, "config: "),
+    ],
+)
+def test_a_config_that_is_wrong_as_a_whole_says_where(content, message):
+    assert message in refused(content)
+
+
+def test_all_errors_are_said_at_once():
+    lines = refused(
+        {"data": {"source": "x"}, "train": {"epoch": 1, "seed": -1}, "model": {"latent_dim": 0}}
+    ).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["model.latent_dim", "train.seed", "train.epoch"]
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused_together():
+    assert "featurize: valid_fraction + test_fraction must stay below 1" in refused(
+        {"data": {"source": "x"}, "featurize": {"valid_fraction": 0.5, "test_fraction": 0.5}}
+    )
+    FeaturizeSettings(valid_fraction=0.5, test_fraction=0.49)
+
+
+def test_an_experiment_is_the_common_settings_with_its_own_laid_over_them():
+    content = {
+        "data": {"source": "x.smi"}, "train": {"epochs": 5, "seed": 7},
+        "experiments": {"small": {}, "wide": {"train": {"epochs": 9}, "data": {"source": "y.smi"}}},
+        "tracking": {"register": "name"},
+    }  # fmt: skip
+    experiments, tracking = read_config(content)
+    assert list(experiments) == ["small", "wide"]
+    assert [(e.train.epochs, e.train.seed, e.data.source) for e in experiments.values()] == [
+        (5, 7, "x.smi"),
+        (9, 7, "y.smi"),
+    ]
+    assert tracking.register_as == "name"
+    assert read_config({"data": {"source": "x.smi"}})[0].keys() == {"example"}
+
+
+def test_merging_changes_neither_side():
+    common, own = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}, {"a": {"c": {"f": 4}}, "e": {"g": 5}}
+    before = json.dumps([common, own])
+    merged = merge(common, own)
+    assert merged == {"a": {"b": 1, "c": {"d": 2, "f": 4}}, "e": {"g": 5}}
+    merged["a"]["c"]["d"] = 99
+    assert json.dumps([common, own]) == before
+
+
+def test_a_section_is_given_to_a_stage_as_plain_values_that_make_it_again():
+    settings = read_config(shipped())[0]["example"]
+    for name in ("data", "featurize", "model", "train", "sample", "validate"):
+        values = json.loads(json.dumps(settings.section(name)))
+        field = "validate_" if name == "validate" else name
+        assert parse(type(getattr(settings, field)), values) == getattr(settings, field)
+
+
+def test_settings_cannot_be_changed_once_made():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainSettings().epochs = 3
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "moses.yaml"])
+def test_a_shipped_config_is_right_by_the_classes_and_by_the_schema(name):
+    read_config(shipped(name))
+    read_config(merge(shipped(), shipped(name)))  # as an overlay, which is how the second is used
+    jsonschema.validate(shipped(name), json_schema(), jsonschema.Draft202012Validator)
+
+
+def test_the_default_config_states_every_key_and_the_default_of_each_but_for_what_is_deliberate():
+    content, stated = shipped(), {}
+    for name, field in Config.model_fields.items():
+        if name != "experiments":
+            for key, inner in field.annotation.model_fields.items():
+                stated[f"{field.alias or name}.{inner.alias or key}"] = inner.get_default()
+    found = {
+        f"{section}.{key}": value
+        for section, block in content.items()
+        if section != "experiments"
+        for key, value in block.items()
+    }
+    assert found.keys() == stated.keys()
+    assert {key for key in found if found[key] != stated[key]} <= DELIBERATE
+
+
+def test_every_key_of_the_default_config_has_a_comment():
+    for line in (ROOT / "config" / "config.yaml").read_text().splitlines():
+        key = line.strip().split(":")[0]
+        if line.startswith("  ") and key in {
+            *TrainSettings.model_fields,
+            *SampleSettings.model_fields,
+            *DataSettings.model_fields,
+        }:
+            assert "#" in line or key in {"epochs", "seed"}, f"config/config.yaml: {line}"
+
+
+def test_the_schema_in_the_repository_is_that_of_the_classes():
+    printed = subprocess.run([sys.executable, "-m", "molvae.config"], capture_output=True, text=True, check=True).stdout
+    assert SCHEMA.read_text() == printed, "config.schema.yaml is not what molvae/config.py says: run `make schema`"
+
+
+def test_the_schema_is_one_and_says_the_defaults_of_the_classes():
+    schema = yaml.safe_load(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for definition in schema["$defs"].values():
+        for key, value in definition["properties"].items():
+            assert "description" in value, key
+    assert schema["$defs"]["TrainSettings"]["properties"]["epochs"]["default"] == TrainSettings().epochs
+
+
+@pytest.mark.parametrize(
+    "at",
+    [(), *((name,) for name in ("data", "featurize", "model", "train", "sample", "validate", "tracking")),
+     ("experiments", "a"), ("experiments", "a", "train"), ("experiments", "a", "data")],
+)  # fmt: skip
+def test_the_schema_and_the_classes_refuse_unknown_keys_at_every_level(at):
+    content: dict = {"data": {"source": "x"}, "experiments": {"a": {}}}
+    jsonschema.validate(content, json_schema())
+    read_config(content)
+    place = content
+    for key in at:
+        place = place.setdefault(key, {})
+    place["nonsense"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="nonsense"):
+        jsonschema.validate(content, json_schema())
+    assert ".".join([*at, "nonsense"]) + ": there is no such setting." in refused(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "epochs", 0),
+        ("train", "learning_rate", "1e-3"),
+        ("featurize", "stereo", "x"),
+        ("experiments", "a b", {}),
+    ],
+)
+def test_the_schema_refuses_values_out_of_range(section, key, value):
+    content = {"data": {"source": "x"}, section: {key: value}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, json_schema())

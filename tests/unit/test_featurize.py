@@ -1,0 +1,249 @@
+"""Stage `featurize`: closed books, and a result that depends on the data and the settings only."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from molvae import tables
+from molvae.chemistry.standardise import standardise
+from molvae.chemistry.symbols import encode
+from molvae.config import DataSettings, FeaturizeSettings
+from molvae.errors import DataError
+from molvae.files import read_json
+from molvae.share import Share
+from molvae.stages import featurize as stage
+from molvae.stages.featurize import featurize, featurize_block
+from molvae.stages.fetch import fetch
+from molvae.tokenstore import read_tokens
+from molvae.vocabulary import SPECIAL, UNK, Vocabulary
+
+FILES = ("tokens.safetensors", "vocabulary.json", "molecules.parquet", "rejected.parquet")
+SETTINGS = FeaturizeSettings(max_tokens=40, valid_fraction=0.2, test_fraction=0.2)
+BAD = {
+    "empty": "", "not_smiles": "nonsense", "unphysical": "C(C)(C)(C)(C)C", "wildcard_atom": "C*",
+    "not_selfies": "CI(C)C", "too_long": "C" * 41,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many(smiles):
+    """Molecules, each with some variants: enough for every split."""
+    tails = ("C", "CC", "O", "N", "F")
+    return [
+        *smiles,
+        *(
+            f"{tail}{one}"
+            for one in smiles
+            if one[0] in "CN" and one[1] not in "l#" and "[" not in one
+            for tail in tails
+        ),
+    ]
+
+
+def run(dataset, out, settings=SETTINGS, shares=1, workers=1):
+    blocks = [out.parent / f"{out.name}-{number}-of-{shares}.parquet" for number in range(1, shares + 1)]
+    for number, block in enumerate(blocks, start=1):
+        featurize_block(dataset, settings, block, share=Share(number, shares), workers=workers)
+    return featurize(blocks, settings, out)
+
+
+def molecules(out) -> dict[str, str]:
+    table = pd.read_parquet(out / "molecules.parquet")
+    return dict(zip(table["smiles"], table["split"], strict=True))
+
+
+def test_the_books_close_over_every_kind_of_bad_row(tmp_path, many):
+    raw = tmp_path / "raw.csv"
+    lines = [
+        "ID,SMILES",
+        *(f"1,{one}" for one in many),
+        *(f"2,{bad}" for bad in BAD.values()),
+        "3",
+        "",
+        "4,OCCCC",
+        "5,\xff",
+    ]
+    raw.write_bytes("\n".join(lines).encode("latin-1"))
+    fetch(DataSettings(source=str(raw)), tmp_path / "data.parquet")
+    books = run(tmp_path / "data.parquet", tmp_path / "tokens")
+    assert books["rejected"] == dict.fromkeys(BAD, 1) | {"empty": 2, "too_few_columns": 1, "not_utf8": 1}
+    assert books["rows_in"] == len(many) + len(BAD) + 4
+    assert books["duplicates"] == len(many) - len({standardise(one) for one in many}) + 1  # butanol came twice
+    assert books["kept"] == books["rows_in"] - books["duplicates"] - sum(books["rejected"].values())
+    assert books == read_json(tmp_path / "tokens" / "books.json")
+
+    rejected = pd.read_parquet(tmp_path / "tokens" / "rejected.parquet")
+    assert Counter(rejected["reason"]) == books["rejected"] | {"duplicate": books["duplicates"]}
+    kept = pd.read_parquet(tmp_path / "tokens" / "molecules.parquet")
+    assert sorted([*kept["row"], *rejected["row"]]) == list(range(1, books["rows_in"] + 1))
+    details = dict(zip(rejected["reason"], rejected["detail"], strict=True))
+    assert details["too_long"] == "41 symbols, featurize.max_tokens is 40"
+    assert details["duplicate"] == "an earlier row is the same molecule"
+    assert rejected.loc[rejected["reason"] == "not_selfies", "smiles"].tolist() == ["CI(C)C"]
+
+
+def test_the_store_holds_the_tokens_of_the_molecules_in_their_order(tmp_path, lay_down, many):
+    books = run(lay_down([(one, "") for one in many]), tmp_path / "tokens")
+    vocabulary = Vocabulary.from_json(read_json(tmp_path / "tokens" / "vocabulary.json"), "")
+    splits = read_tokens(tmp_path / "tokens" / "tokens.safetensors")
+    table = pd.read_parquet(tmp_path / "tokens" / "molecules.parquet")
+    assert {name: len(part) for name, part in splits.items()} == books["splits"] == dict(Counter(table["split"]))
+    for name, part in splits.items():
+        written = [vocabulary.text(part[k].tolist()) for k in range(len(part))]
+        known = {*vocabulary.symbols}
+        smiles = table.loc[table["split"] == name, "smiles"]
+        assert written == [[s if s in known else SPECIAL[UNK] for s in encode(one)] for one in smiles]
+    assert books["vocabulary_size"] == len(vocabulary)
+    lengths = np.concatenate([part.lengths for part in splits.values()])
+    assert books["mean_tokens"] == pytest.approx(lengths.mean())
+    training = {symbol for one in table.loc[table["split"] == "train", "smiles"] for symbol in encode(one)}
+    assert vocabulary.symbols == tuple(sorted(training))
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(tmp_path_factory, many):
+    """A data set of several row groups, and what `featurize` makes of it in one share."""
+    folder = tmp_path_factory.mktemp("whole")
+    rows = [*many, *BAD.values(), *many[::3], "[Xe]", "[Kr]"]
+    random.Random(0).shuffle(rows)
+    (folder / "raw.csv").write_text("SMILES\n" + "\n".join(one or '""' for one in rows) + "\n")
+    before, tables.ROW_GROUP = tables.ROW_GROUP, 20
+    fetch(DataSettings(source=str(folder / "raw.csv")), folder / "data.parquet")
+    books = run(folder / "data.parquet", folder / "tokens")
+    tables.ROW_GROUP = before
+    return folder, books
+
+
+@pytest.mark.parametrize(("shares", "workers"), [(2, 1), (3, 1), (40, 1), (1, 2)])
+def test_the_result_does_not_depend_on_the_number_of_shares_nor_of_workers(
+    tmp_path, in_one_piece, monkeypatch, shares, workers
+):
+    folder, books = in_one_piece
+    monkeypatch.setattr(tables, "ROW_GROUP", 20)
+    assert run(folder / "data.parquet", tmp_path / "tokens", shares=shares, workers=workers) == books
+    for name in (*FILES, "books.json"):
+        assert (tmp_path / "tokens" / name).read_bytes() == (folder / "tokens" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_the_result_does_not_depend_on_the_passes_over_the_keys(tmp_path, in_one_piece, monkeypatch, rows):
+    folder, books = in_one_piece
+    monkeypatch.setattr(tables, "ROW_GROUP", 20)
+    monkeypatch.setattr(stage, "DUPLICATE_PASS_ROWS", rows)
+    assert run(folder / "data.parquet", tmp_path / "tokens") == books
+    for name in FILES:
+        assert (tmp_path / "tokens" / name).read_bytes() == (folder / "tokens" / name).read_bytes(), name
+
+
+def test_of_rows_with_the_same_molecule_the_first_is_kept(tmp_path, lay_down, many):
+    rows = [*many, "OCC", "C(O)C", "CCO"]
+    run(lay_down([(one, "") for one in rows]), tmp_path / "tokens")
+    kept = pd.read_parquet(tmp_path / "tokens" / "molecules.parquet")
+    first: dict[str, int] = {}
+    for number, one in enumerate(rows, start=1):
+        first.setdefault(standardise(one), number)
+    assert dict(zip(kept["smiles"], kept["row"], strict=True)) == first
+
+
+def test_the_split_of_a_molecule_is_its_own_whatever_stands_beside_it(tmp_path, lay_down, many):
+    run(lay_down([(one, "") for one in many]), tmp_path / "one")
+    run(lay_down([(one, "") for one in many[::-1]]), tmp_path / "reversed")
+    run(lay_down([(one, "") for one in many[::2]]), tmp_path / "half")
+    whole, half = molecules(tmp_path / "one"), molecules(tmp_path / "half")
+    assert whole == molecules(tmp_path / "reversed")
+    assert half == {one: whole[one] for one in half}
+    counts = Counter(whole.values())
+    assert set(counts) == {"train", "valid", "test"}
+    for name in ("valid", "test"):  # a fifth each, within four standard deviations of a binomial
+        assert abs(counts[name] / len(whole) - 0.2) < 4 * (0.2 * 0.8 / len(whole)) ** 0.5
+
+
+def test_a_larger_fraction_only_adds_molecules_to_a_split(tmp_path, lay_down, many):
+    dataset = lay_down([(one, "") for one in many])
+    run(dataset, tmp_path / "few")
+    run(dataset, tmp_path / "more", SETTINGS.model_copy(update={"test_fraction": 0.4}))
+    few, more = molecules(tmp_path / "few"), molecules(tmp_path / "more")
+    assert {one for one in few if few[one] == "test"} < {one for one in more if more[one] == "test"}
+
+
+def test_splits_that_the_data_give_are_kept_and_held_out_molecules_come_from_training_only(tmp_path, lay_down, many):
+    given = {standardise(one): ("train", "test", "scaffolds")[k % 3] for k, one in enumerate(many)}
+    books = run(lay_down(list(given.items())), tmp_path / "tokens")
+    found = molecules(tmp_path / "tokens")
+    assert set(books["splits"]) == {"train", "valid", "test", "scaffolds"}
+    for one, split in found.items():
+        assert split == given[one] or (split, given[one]) == ("valid", "train")
+
+
+def test_held_out_molecules_that_the_data_give_are_the_only_ones(tmp_path, lay_down, many):
+    given = {standardise(one): ("train", "train", "valid")[k % 3] for k, one in enumerate(many)}
+    run(lay_down(list(given.items())), tmp_path / "tokens")
+    assert molecules(tmp_path / "tokens") == given
+
+
+def test_a_molecule_in_two_splits_stays_in_that_of_its_first_row(tmp_path, lay_down, many):
+    rows = [(one, "train") for one in many] + [("OCCCC", "test"), ("[Kr]", "test")]
+    books = run(lay_down(rows), tmp_path / "tokens", SETTINGS.model_copy(update={"valid_fraction": 0.5}))
+    assert molecules(tmp_path / "tokens")["CCCCO"] in {"train", "valid"}
+    assert books["splits"]["test"] == 1
+
+
+def test_a_symbol_only_in_the_test_set_is_unknown_and_counted(tmp_path, lay_down, many):
+    rows = [*((one, "train") for one in many), ("CCCCCC", "valid"), ("C[Ge]C", "test"), ("C[Ge](C)[As]", "test")]
+    books = run(lay_down(rows), tmp_path / "tokens")
+    assert books["unknown_symbols"] == {"[Ge]": 2, "[As]": 1, "[CH3]": 4}  # RDKit brackets carbon on metals
+    vocabulary = read_json(tmp_path / "tokens" / "vocabulary.json")
+    assert not {"[Ge]", "[As]"} & set(vocabulary["symbols"]) and not {"Ge", "As"} & set(vocabulary["caps"])
+    test = read_tokens(tmp_path / "tokens" / "tokens.safetensors")["test"]
+    assert Counter((test.ids == UNK).tolist())[True] == 7
+    assert test.ids.min() == UNK == len(SPECIAL) - 1
+
+
+def test_settings_change_what_is_kept(tmp_path, lay_down, many):
+    dataset = lay_down([*((one, "train") for one in many), ("CC(=O)[O-].[Na+]", "test"), ("C[C@H](O)N", "test")])
+    loose = {"largest_fragment": False, "neutralise": False, "stereo": "strip", "max_tokens": 15}
+    books = run(dataset, tmp_path / "tokens", SETTINGS.model_copy(update=loose))
+    found = molecules(tmp_path / "tokens")
+    assert found["CC(=O)[O-].[Na+]"] == found["CC(N)O"] == "test"
+    assert books["rejected"]["too_long"] > 5
+    assert not any("@" in one or "/" in one for one in found)
+
+
+def test_nothing_left_to_train_on_is_an_error_with_the_rows_by_reason(tmp_path, lay_down):
+    dataset = lay_down([("nonsense", ""), ("x", ""), ("", ""), ("C*", "")])
+    with pytest.raises(
+        DataError, match="no molecule is left to train on. Rows by reason: not_smiles: 2, empty: 1, wild"
+    ):
+        run(dataset, tmp_path / "tokens")
+    assert not (tmp_path / "tokens").exists()
+    dataset = lay_down([("C", "test"), ("CC", "test")])
+    with pytest.raises(DataError, match="Rows by reason: kept: 2"):
+        run(dataset, tmp_path / "tokens")
+
+
+def test_nothing_held_out_is_an_error_with_the_key_to_raise(tmp_path, lay_down, many):
+    dataset = lay_down([(one, "train") for one in many])
+    with pytest.raises(DataError, match=r"molecules to train on, but none held out\. Raise featurize\.valid_fraction"):
+        run(dataset, tmp_path / "tokens", SETTINGS.model_copy(update={"valid_fraction": 0.0}))
+
+
+def test_a_raw_file_instead_of_a_data_set_is_an_error_that_says_what_is_missing(tmp_path):
+    (tmp_path / "raw.csv").write_text("SMILES\nC\n")
+    with pytest.raises(DataError, match=r"raw\.json: no such file\. Run the stage that writes it first"):
+        featurize_block(tmp_path / "raw.csv", SETTINGS, tmp_path / "block.parquet")
+
+
+def test_a_block_names_its_symbols_once_and_its_data_set(tmp_path, lay_down, many):
+    featurize_block(lay_down([(one, "") for one in many]), SETTINGS, tmp_path / "block.parquet")
+    symbols = stage._symbols(tmp_path / "block.parquet")
+    assert len(symbols) == len(set(symbols)) > 10
+    table = pd.read_parquet(tmp_path / "block.parquet")
+    assert encode(table["smiles"][3]) == [symbols[k] for k in table["ids"][3]]
+    assert json.loads(stage._metadata(tmp_path / "block.parquet", "dataset"))["dataset"] == "data"
+    assert table["key"].nunique() == table["smiles"].nunique()

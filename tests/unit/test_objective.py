@@ -1,0 +1,112 @@
+"""The loss and its schedules."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal, kl_divergence
+
+from molvae.config import TrainSettings
+from molvae.dataset import TokenSet
+from molvae.objective import kl_nats, kl_per_dimension, kl_weight, learning_rate, reconstruction_nats, training_loss
+from molvae.vocabulary import EOS, PAD
+
+ids = st.lists(st.integers(4, 19), min_size=1, max_size=9)
+
+
+@given(st.lists(ids, min_size=1, max_size=5))
+def test_even_odds_cost_the_logarithm_of_the_vocabulary_for_each_token_and_the_end(molecules):
+    targets = TokenSet.of(molecules).batch(range(len(molecules))).targets
+    logits = torch.full((*targets.shape, 20), 3.7)
+    expected = sum(len(molecule) + 1 for molecule in molecules) / len(molecules) * math.log(20)
+    assert reconstruction_nats(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_worked_by_hand():
+    p = torch.tensor([[[0.1, 0.1, 0.3, 0.1, 0.4]], [[0.1, 0.1, 0.5, 0.1, 0.2]]])  # (T, B, V): B = 1, V = 5
+    targets = torch.tensor([[4], [EOS]])
+    assert reconstruction_nats(p.log(), targets).item() == pytest.approx(-math.log(0.4) - math.log(0.5))
+    targets = torch.tensor([[EOS], [PAD]])  # what stands where PAD is the target counts for nothing
+    assert reconstruction_nats(p.log(), targets).item() == pytest.approx(-math.log(0.3))
+
+
+def test_the_mean_is_over_molecules_and_not_over_tokens():
+    logits = torch.randn(8, 3, 20, generator=torch.Generator().manual_seed(0))
+    batch = TokenSet.of([[5] * 7, [6], [7] * 3]).batch([0, 1, 2])
+    one_by_one = [reconstruction_nats(logits[:, [k]], batch.targets[:, [k]]).item() for k in range(3)]
+    assert reconstruction_nats(logits, batch.targets).item() == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
+
+
+def test_half_precision_logits_are_summed_in_full_precision():
+    targets = torch.full((400, 1), 5)
+    logits = torch.zeros(400, 1, 20)
+    assert reconstruction_nats(logits.half(), targets).item() == pytest.approx(400 * math.log(20), rel=1e-5)
+
+
+def test_the_kl_term_is_nothing_at_the_prior():
+    assert kl_nats(torch.zeros(3, 4), torch.zeros(3, 4)).item() == 0
+
+
+@given(st.integers(0, 10**6))
+def test_the_kl_term_is_that_of_torch_summed_over_dimensions_and_averaged_over_molecules(seed):
+    mu, logvar = 2 * torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(seed))
+    expected = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0, 1))
+    torch.testing.assert_close(kl_per_dimension(mu, logvar), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kl_nats(mu, logvar), expected.sum(1).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_kl_term_worked_by_hand():
+    mu, logvar = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2 * math.log(2)]])
+    assert kl_nats(mu, logvar).item() == pytest.approx(0.5 + (0.5 * (4 - 1) - math.log(2)))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "step", "expected"),
+    [(0.5, 0, 0), (0.5, 25, 1.0), (0.5, 50, 2), (0.5, 99, 2), (0, 0, 2), (0, 99, 2), (1, 50, 1), (1, 99, 1.98)],
+)
+def test_the_kl_weight_at_a_step_of_a_hundred(warmup, step, expected):
+    assert kl_weight(step, 100, TrainSettings(kl_weight=2, kl_warmup=warmup)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "step", "expected"),
+    [
+        (0.1, 0, 0.1 / 11),  # never 0: the first step learns too
+        (0.1, 9, 0.1 * 10 / 11),
+        (0.1, 10, 0.1),  # the peak
+        (0.1, 55, 0.1 * (0.2 + 0.8 * 0.5)),  # half way down the cosine
+        (0.1, 100, 0.02),
+        (0, 0, 0.1),
+        (0, 50, 0.1 * 0.6),
+        (0, 200, 0.02),  # beyond the end it stays
+    ],
+)
+def test_the_learning_rate_at_a_step_of_a_hundred(warmup, step, expected):
+    settings = TrainSettings(learning_rate=0.1, warmup=warmup, final_learning_rate=0.2)
+    assert learning_rate(step, 100, settings) == pytest.approx(expected)
+
+
+@given(st.integers(1, 400), st.floats(0, 0.99), st.floats(0, 1), st.floats(0, 1))
+def test_schedules_rise_to_their_peak_and_stay_in_range(steps, warmup, final, kl_warmup):
+    settings = TrainSettings(learning_rate=1, warmup=warmup, final_learning_rate=final, kl_warmup=kl_warmup)
+    rates = [learning_rate(step, steps, settings) for step in range(steps)]
+    weights = [kl_weight(step, steps, settings) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates) or final == 0
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert weights == sorted(weights) and weights[0] >= 0 and weights[-1] <= 1
+
+
+def test_free_nats_take_the_gradient_from_a_kl_below_them_and_from_no_other():
+    for kl, expected in ((2.0, 0.0), (4.0, 0.5)):
+        term = torch.tensor(kl, requires_grad=True)
+        training_loss(torch.tensor(10.0), term, 0.5, 3.0).backward()
+        assert term.grad.item() == expected
+
+
+def test_without_free_nats_at_weight_one_the_loss_is_the_negative_elbo():
+    assert training_loss(torch.tensor(10.0), torch.tensor(0.2), 1.0, 0.0).item() == pytest.approx(10.2)

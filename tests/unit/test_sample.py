@@ -1,0 +1,70 @@
+"""Stage `sample`: exactly n, the same from any number of shares."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from molvae import model as models
+from molvae.config import SampleSettings
+from molvae.errors import ModelFileError, MolvaeError
+from molvae.sampling import CHUNK
+from molvae.share import Share
+from molvae.stages.sample import sample, sample_block, sample_file
+
+SETTINGS = SampleSettings(n=CHUNK + 60, seed=3, max_tokens=9)
+
+
+def in_shares(folder, out, shares, settings=SETTINGS):
+    blocks = [out.parent / f"{shares}-{number}.parquet" for number in range(1, shares + 1)]
+    for number, block in enumerate(blocks, start=1):
+        sample_block(folder, settings, block, share=Share(number, shares))
+    return sample(blocks, settings, out)
+
+
+def test_the_samples_do_not_depend_on_the_number_of_shares(folder, tmp_path):
+    books = [in_shares(folder, tmp_path / f"of{shares}", shares) for shares in (1, 2, 5)]
+    assert books[0] == books[1] == books[2]
+    files = [(tmp_path / f"of{shares}" / "samples.parquet").read_bytes() for shares in (1, 2, 5)]
+    assert files[0] == files[1] == files[2]
+
+
+def test_each_sample_has_a_row_with_all_that_is_known_of_it(folder, tmp_path):
+    books = in_shares(folder, tmp_path / "out", 1)
+    table = pd.read_parquet(tmp_path / "out" / "samples.parquet")
+    model = models.load(folder)
+    assert table["index"].tolist() == list(range(SETTINGS.n)) and set(table["seed"]) == {3}
+    assert table["smiles"].tolist() == model.sample(SETTINGS.n, seed=3, max_tokens=9)
+    assert (table["tokens"] == table["selfies"].str.count(r"\[")).all()
+    assert (table["tokens"][~table["finished"]] == 9).all() and (table["tokens"][table["finished"]] < 9).all()
+    assert (table["log_probability"] < 0).all()
+    assert not table["selfies"].str.contains("<").any()  # no special token is written
+    assert books["kept"] == books["rows_in"] == SETTINGS.n
+    assert books["cut_at_max_tokens"] == (~table["finished"]).sum() > 0
+    assert books == json.loads((tmp_path / "out" / "books.json").read_text())
+
+
+def test_fewer_samples_than_shares_are_still_that_many(folder, tmp_path):
+    few = SETTINGS.model_copy(update={"n": 2})
+    assert in_shares(folder, tmp_path / "out", 4, few)["kept"] == 2
+    assert len(pd.read_parquet(tmp_path / "out" / "samples.parquet")) == 2
+
+
+def test_a_share_that_is_missing_does_not_close_the_books(folder, tmp_path):
+    sample_block(folder, SETTINGS, tmp_path / "half.parquet", share=Share(1, 2))
+    with pytest.raises(MolvaeError, match="the books of sample do not close: 572 rows came in, but 286 kept"):
+        sample([tmp_path / "half.parquet"], SETTINGS, tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["x.txt", "x", "x.csv.gz", ".csv"])
+def test_a_file_of_another_kind_is_refused_before_the_model_is_opened(tmp_path, out):
+    with pytest.raises(MolvaeError, match=r"give a name that ends in \.csv, \.parquet or \.smi, or - for stdout"):
+        sample_file(tmp_path / "no model", SETTINGS, str(tmp_path / out))
+
+
+def test_a_model_that_is_not_there_writes_no_file(tmp_path):
+    with pytest.raises(ModelFileError, match=r"model\.json: no such file"):
+        sample_file(tmp_path / "no model", SETTINGS, str(tmp_path / "x.csv"))
+    assert not list(tmp_path.iterdir())

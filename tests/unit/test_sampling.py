@@ -1,0 +1,178 @@
+"""Sampling: sample i depends on (seed, i) only, and is what the model says it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from molvae import sampling
+from molvae.sampling import CHUNK, _choose, decode_points, sample_prior
+from molvae.seeds import generator
+from molvae.vae import untrained
+from molvae.vocabulary import BOS, EOS, PAD, UNK
+
+N, LIMIT = 2 * CHUNK + 100, 9
+
+
+@pytest.fixture(scope="module")
+def model(vocabulary, sizes):
+    network = untrained(len(vocabulary), sizes, seed=1).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= 3
+    return network
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    return sample_prior(model, 0, N, seed=5, temperature=1.0, max_tokens=LIMIT)
+
+
+def points(model, count=64, limit=LIMIT, seed=0):
+    random = generator(seed, "test")
+    return torch.randn(count, model.latent_dim, generator=random), torch.rand(limit, count, generator=random)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("ids", "log_probability", "finished")
+    )
+
+
+@settings(max_examples=12)
+@given(st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted), st.integers(1, 3))
+def test_any_stretch_of_samples_is_that_stretch_of_all_whatever_the_threads(model, whole, stretch, threads):
+    start, stop = stretch
+    part = sample_prior(model, start, stop, seed=5, temperature=1.0, max_tokens=LIMIT, threads=threads)
+    assert len(part.ids) == len(part.log_probability) == len(part.finished) == stop - start
+    assert np.array_equal(part.ids, whole.ids[start:stop])
+    assert np.array_equal(part.log_probability, whole.log_probability[start:stop])
+    assert np.array_equal(part.finished, whole.finished[start:stop])
+
+
+def test_the_threads_that_torch_uses_do_not_matter_and_are_left_as_they_were(model, whole):
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert same(sample_prior(model, 0, N, seed=5, temperature=1.0, max_tokens=LIMIT, threads=2), whole)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+
+
+def test_each_chunk_is_decoded_whole_and_with_one_kernel_thread(model, monkeypatch):
+    seen = []
+
+    def spy(network, z, uniforms, temperature):
+        seen.append((torch.get_num_threads(), len(z)))
+        return decode_points(network, z, uniforms, temperature)
+
+    monkeypatch.setattr(sampling, "decode_points", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    for threads in (1, 2):
+        sample_prior(model, 5, CHUNK + 1, seed=0, temperature=1.0, max_tokens=2, threads=threads)
+    torch.set_num_threads(before)
+    assert seen == [(1, CHUNK)] * 4  # the last bit of a matrix product depends on both
+
+
+def test_another_seed_gives_other_samples_and_no_two_chunks_are_alike(model, whole):
+    other = sample_prior(model, 0, CHUNK, seed=6, temperature=1.0, max_tokens=LIMIT)
+    assert (other.ids != whole.ids[:CHUNK]).any(1).mean() > 0.9
+    assert (whole.ids[CHUNK : 2 * CHUNK] != whole.ids[:CHUNK]).any(1).mean() > 0.9
+
+
+def test_sampling_leaves_the_global_generators_alone(model):
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    sample_prior(model, 0, 3, seed=0, temperature=1.0, max_tokens=3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_a_longer_limit_only_goes_on_where_a_string_was_cut(model):
+    short, long = (sample_prior(model, 0, 50, seed=5, temperature=1.0, max_tokens=limit) for limit in (LIMIT, 20))
+    assert np.array_equal(long.ids[:, :LIMIT], short.ids)
+    assert np.array_equal(long.log_probability[short.finished], short.log_probability[short.finished])
+    assert (long.log_probability[~short.finished] < short.log_probability[~short.finished]).all()
+
+
+def test_nothing_is_asked_and_nothing_is_given(model):
+    for start in (0, 5, CHUNK):
+        assert sample_prior(model, start, start, seed=0, temperature=1.0, max_tokens=LIMIT).ids.shape == (0, LIMIT)
+
+
+def test_a_string_ends_at_its_end_and_is_padded_behind_and_one_that_is_cut_says_so(whole):
+    assert 0.05 < whole.finished.mean() < 0.95  # both kinds are there
+    for ids, finished in zip(whole.ids.tolist(), whole.finished, strict=True):
+        assert (EOS in ids) == finished
+        end = ids.index(EOS) if finished else LIMIT
+        assert min(ids[:end], default=4) >= 4 and set(ids[end + 1 :]) <= {PAD}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 5.0])
+def test_special_tokens_are_never_written_even_by_a_model_that_wants_to(vocabulary, sizes, temperature):
+    eager = untrained(len(vocabulary), sizes, 0).eval()
+    with torch.no_grad():
+        eager.decoder.state_to_logits.bias[[PAD, BOS, UNK]] = 50.0
+    strings = decode_points(eager, *points(eager, 256), temperature)
+    for ids, finished in zip(strings.ids.tolist(), strings.finished, strict=True):
+        assert min(ids[: ids.index(EOS)] if finished else ids, default=4) >= 4
+    assert np.isfinite(strings.log_probability).all()
+
+
+def teacher_forced(model, z, ids):
+    """Log-likelihood of strings with the special tokens ruled out, in nats."""
+    ids = torch.from_numpy(ids).T
+    inputs = torch.cat([torch.full((1, ids.shape[1]), BOS), ids[:-1]])
+    with torch.no_grad():
+        logits, _ = model.decoder(inputs, z, model.decoder.start(z))
+    logits[..., [PAD, BOS, UNK]] = -torch.inf
+    each = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    return torch.where(ids == PAD, 0.0, each).double().sum(0).numpy()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_the_log_probability_is_that_of_the_model_at_temperature_one(model, temperature):
+    z, uniforms = points(model)
+    strings = decode_points(model, z, uniforms, temperature)
+    np.testing.assert_allclose(strings.log_probability, teacher_forced(model, z, strings.ids), rtol=1e-5, atol=1e-5)
+    assert (strings.log_probability < 0).all()
+
+
+def test_temperature_zero_takes_the_likeliest_token_whatever_the_random_numbers(model):
+    z, uniforms = points(model)
+    greedy = decode_points(model, z, uniforms, 0)
+    assert same(greedy, decode_points(model, z, 1 - uniforms, 0))
+    ids = torch.from_numpy(greedy.ids).T
+    with torch.no_grad():
+        logits, _ = model.decoder(torch.cat([torch.full((1, 64), BOS), ids[:-1]]), z, model.decoder.start(z))
+    logits[..., [PAD, BOS, UNK]] = -torch.inf
+    assert torch.equal(torch.where(ids == PAD, PAD, logits.argmax(-1)), ids)
+
+
+def test_a_low_temperature_comes_near_the_likeliest_token_and_a_high_one_near_even_odds():
+    logits = torch.tensor([0.0, 1.0, 2.0, 3.0]).repeat(1000, 1)
+    uniforms = (torch.arange(1000) + 0.5) / 1000
+    assert (_choose(logits, uniforms, 0.05) == 3).float().mean() > 0.99
+    shares = _choose(logits, uniforms, 1e4).bincount() / 1000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=2e-3, rtol=0)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(0.2, 3))
+def test_evenly_spread_numbers_choose_each_token_in_proportion_to_its_probability(scores, temperature):
+    logits = torch.tensor([[-math.inf, *scores]])
+    uniforms = (torch.arange(2000) + 0.5) / 2000
+    counts = _choose(logits.expand(2000, -1), uniforms, temperature).bincount(minlength=logits.shape[1])
+    expected = 2000 * (logits[0] / temperature).softmax(-1)
+    assert counts[0] == 0
+    assert (counts - expected).abs().max() <= 1.01
+
+
+def test_the_smallest_and_the_largest_number_choose_a_token_that_can_be():
+    logits = torch.tensor([[-math.inf, -math.inf, 0.0, -math.inf, 0.0]])
+    assert _choose(logits, torch.tensor([0.0]), 1.0).item() == 2
+    assert _choose(logits, torch.tensor([1 - 2**-24]), 1.0).item() == 4

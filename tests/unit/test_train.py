@@ -1,0 +1,147 @@
+"""Stage `train`: from a token store to a model folder, and on from a checkpoint to the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from molvae.checkpoints import load_model
+from molvae.config import FeaturizeSettings, TrainSettings
+from molvae.errors import DataError, Interrupted, ModelFileError, TrainingError
+from molvae.stages import train as stage
+from molvae.stages.featurize import featurize, featurize_block
+from molvae.vae import untrained
+
+SETTINGS = TrainSettings(epochs=3, batch_size=8, learning_rate=0.01, patience=9)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tokens(tmp_path, lay_down, smiles):
+    splits = ["train"] * 22 + ["valid"] * 6 + ["test"] * 4
+    rows = [(one, splits[number]) for number, one in enumerate(sorted(smiles, key=len, reverse=True))]
+    featurize_block(lay_down(rows), FeaturizeSettings(), tmp_path / "block.parquet")
+    featurize([tmp_path / "block.parquet"], FeaturizeSettings(), tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def train(tokens, sizes, tmp_path):
+    """train(name) trains into a folder of that name; its checkpoints are beside it."""
+
+    def run(name, settings=SETTINGS, **more):
+        stage.train(
+            tokens,
+            sizes,
+            settings,
+            tmp_path / name,
+            checkpoints=tmp_path / "checkpoints",
+            device=CPU,
+            threads=1,
+            **more,
+        )
+        return tmp_path / name
+
+    return run
+
+
+def history(folder):
+    with open(folder / "history.csv") as file:
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "molecules_per_s")} for row in csv.DictReader(file)
+        ]
+
+
+def test_a_training_leaves_a_model_its_history_and_closed_books(train, tmp_path):
+    epochs = []
+    folder = train("model", on_epoch=epochs.append, earlier={"featurize": {"stereo": "keep"}})
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "books.json",
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+    ]
+    books = json.loads((folder / "books.json").read_text())
+    assert (books["rows_in"], books["kept"], books["rejected"]) == (32, 28, {"held_out_test": 4})
+    assert (books["trained_on"], books["held_out"]) == (22, 6)
+    model, vocabulary, card = load_model(folder)
+    assert len(vocabulary) == model.vocabulary_size
+    assert card["settings"]["featurize"] == {"stereo": "keep"} and card["settings"]["train"]["batch_size"] == 8
+    assert card["training"]["epochs_run"] == 3 and card["training"]["molecules"] == 22
+    assert card["metrics"] == epochs[card["training"]["best_epoch"] - 1]
+    assert len(history(folder)) == len(epochs) == 3
+    assert not list((tmp_path / "checkpoints").iterdir())  # done: nothing to resume
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_a_training_and_the_same_command_ends_in_the_same_bytes(train, tmp_path, number):
+    whole, handler = train("whole"), signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped at step 4 of 9; the same command goes on"):
+        train("stopped", on_epoch=lambda row: os.kill(os.getpid(), number) if row["epoch"] == 1 else None)
+    assert signal.getsignal(number) == handler
+    assert not (tmp_path / "stopped").exists()
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.suffix == ".safetensors"
+    resumed = train("stopped")
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert history(resumed) == history(whole)
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up_and_not_lost(train, tmp_path):
+    with pytest.raises(Interrupted):
+        train("a", on_epoch=lambda row: os.kill(os.getpid(), signal.SIGUSR1))
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    other = train("b", SETTINGS.model_copy(update={"seed": 1}))
+    assert len(history(other)) == 3
+    assert checkpoint.exists()
+
+
+@pytest.mark.parametrize("harm", ["truncate", "randomise", "empty"])
+def test_a_damaged_checkpoint_is_put_aside_with_a_warning_and_training_starts_anew(
+    train, tmp_path, damage, harm, caplog
+):
+    whole = train("whole")
+    with pytest.raises(Interrupted):
+        train("again", on_epoch=lambda row: os.kill(os.getpid(), signal.SIGUSR1))
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    damage[harm](checkpoint)
+    again = train("again")
+    assert "cannot be used" in caplog.text and checkpoint.with_suffix(".damaged").exists()
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_writes_no_model(train, tmp_path, monkeypatch):
+    def spoiled(*given):
+        model = untrained(*given)
+        model.decoder.state_to_logits.bias.data[5] = float("nan")
+        return model
+
+    monkeypatch.setattr(stage, "untrained", spoiled)
+    with pytest.raises(TrainingError, match="not finite at step 3"):
+        train("model")
+    assert not (tmp_path / "model").exists() and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_tokens_of_another_vocabulary_are_refused(train, tokens):
+    content = json.loads((tokens / "vocabulary.json").read_text())
+    content |= {"symbols": content["symbols"][:5], "merges": []}
+    (tokens / "vocabulary.json").write_text(json.dumps(content))
+    with pytest.raises(ModelFileError, match=r"token id \d+, but vocabulary\.json beside it knows 9 tokens"):
+        train("model")
+
+
+@pytest.mark.parametrize("name", ["tokens.safetensors", "vocabulary.json", "books.json"])
+def test_a_token_folder_that_lacks_a_file_is_an_error_that_names_it(train, tokens, name):
+    (tokens / name).unlink()
+    with pytest.raises(DataError, match=name):
+        train("model")
+
+
+def test_a_job_without_a_gpu_runs_on_the_cpu():
+    assert stage.choose_device(0) == CPU

@@ -1,0 +1,154 @@
+"""Stage `validate`: a row for each sample, figures with all that is needed to read them."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from molvae.checkpoints import save_model
+from molvae.config import FeaturizeSettings, SampleSettings, ValidateSettings
+from molvae.errors import DataError
+from molvae.files import read_json
+from molvae.share import Share
+from molvae.stages.featurize import featurize, featurize_block
+from molvae.stages.sample import sample_block
+from molvae.stages.validate import headline, validate, validate_block
+from molvae.vae import untrained
+from molvae.vocabulary import Vocabulary
+
+SETTINGS = ValidateSettings(reference="test")
+DRAWN = {"seed": 0, "temperature": 1.0, "max_tokens": 12, "threads": 1}
+
+
+@pytest.fixture
+def tokens(tmp_path, lay_down, smiles):
+    splits = ["train"] * 20 + ["valid"] * 4 + ["test"] * 8
+    rows = [(one, splits[number]) for number, one in enumerate(sorted(smiles, key=len, reverse=True))]
+    featurize_block(lay_down(rows), FeaturizeSettings(), tmp_path / "tokens.parquet")
+    featurize([tmp_path / "tokens.parquet"], FeaturizeSettings(), tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def folder(tmp_path, tokens, sizes):
+    """A model of these tokens."""
+    vocabulary = Vocabulary.from_json(read_json(tokens / "vocabulary.json"), "")
+    card = {"settings": {"model": sizes.model_dump()}}
+    save_model(tmp_path / "model", untrained(len(vocabulary), sizes, 0), vocabulary, card)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Eight samples of which a person can tell all figures."""
+    texts = ["CCO", "OCC", "C", "", "C(C)(C)(C)(C)C", "[CH2]C", "C1CCCCCCCC1", "CC[NH3+]"]
+    strings = ["[C][C][O]", "[O][C][C]", "[C]", "[nop]", "[C]", "[CH2][C]", "[C]", "[C][C][NH3+1]"]
+    pd.DataFrame({"index": range(8), "smiles": texts, "selfies": strings}).to_parquet(tmp_path / "samples.parquet")
+    return tmp_path / "samples.parquet"
+
+
+def in_shares(samples, tokens, folder, out, shares=1, settings=SETTINGS):
+    blocks = [out.parent / f"{out.name}-{number}.parquet" for number in range(1, shares + 1)]
+    for number, block in enumerate(blocks, start=1):
+        validate_block(samples, block, share=Share(number, shares))
+    return validate(blocks, tokens, folder, settings, out, **DRAWN)
+
+
+def metrics(out):
+    content = json.loads((out / "metrics.json").read_text())
+    return content, {figure["name"]: figure for figure in content["metrics"]}
+
+
+def test_figures_worked_by_hand(tmp_path, samples, tokens, folder):
+    books = in_shares(samples, tokens, folder, tmp_path / "out")
+    assert (books["rows_in"], books["kept"], books["duplicates"]) == (8, 5, 1)
+    assert books["rejected"] == {"empty": 1, "unphysical": 1}
+    content, found = metrics(tmp_path / "out")
+    assert content["n_samples"] == 8 and content["seed"] == 0 and content["temperature"] == 1
+    assert {"torch", "rdkit", "selfies"} <= set(content["versions"])
+    expected = {"valid": 6 / 8, "Novelty": 1, "radicals": 1 / 6, "rings over 8": 1 / 6, "charged": 1 / 6}
+    assert {name: found[name]["value"] for name in expected} == pytest.approx(expected)
+    least = {"FCD/Test": 1000, "unique@1000": 1000, "unique@10000": 10000}
+    assert content["not_computed"] == {name: f"needs {n} samples" for name, n in least.items()}
+    table = pd.read_parquet(tmp_path / "out" / "molecules.parquet")
+    assert table["index"].tolist() == list(range(8))
+    assert table["canonical"].tolist() == ["CCO", "CCO", "C", "", "", "[CH2]C", "C1CCCCCCCC1", "CC[NH3+]"]
+    assert table["is_first"].tolist() == [True, False, True, False, False, True, True, True]
+    assert table["reason"].tolist() == ["", "", "", "empty", "unphysical", "", "", ""]
+
+
+def test_every_figure_says_what_it_is_and_stands_beside_its_null_and_its_ceiling(tmp_path, samples, tokens, folder):
+    in_shares(samples, tokens, folder, tmp_path / "out")
+    _, found = metrics(tmp_path / "out")
+    for name, figure in found.items():
+        assert set(figure) == {
+            "name",
+            "value",
+            "n",
+            "better",
+            "reference",
+            "implementation",
+            "description",
+            "baselines",
+        }
+        assert figure["n"] <= 8, name
+    for name in ("valid", "kept_tokens", "Novelty"):
+        assert set(found[name]["baselines"]) == {"random_tokens", "untrained_model", "training_molecules"}
+    assert found["kept_tokens"]["baselines"]["training_molecules"] == 1
+    assert found["kept_tokens"]["baselines"]["random_tokens"] < 0.8
+    assert found["Novelty"]["baselines"]["training_molecules"] == 0
+    assert headline(tmp_path / "out" / "metrics.json")["Novelty/training_molecules"] == 0
+
+
+def test_without_baselines_there_are_none(tmp_path, samples, tokens, folder):
+    in_shares(samples, tokens, folder, tmp_path / "out", settings=SETTINGS.model_copy(update={"baselines": False}))
+    assert all(figure["baselines"] == {} for figure in metrics(tmp_path / "out")[1].values())
+
+
+@pytest.mark.parametrize("shares", [2, 3, 11])
+def test_the_figures_do_not_depend_on_the_number_of_shares(tmp_path, samples, tokens, folder, shares):
+    whole = in_shares(samples, tokens, folder, tmp_path / "whole")
+    assert in_shares(samples, tokens, folder, tmp_path / "parts", shares) == whole
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    tables = [pd.read_parquet(tmp_path / name / "molecules.parquet") for name in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_samples_of_which_none_is_a_molecule_are_counted_and_have_no_figures(tmp_path, tokens, folder):
+    pd.DataFrame({"smiles": ["", "xx", ""], "selfies": ["", "", ""]}).to_parquet(tmp_path / "none.parquet")
+    books = in_shares(tmp_path / "none.parquet", tokens, folder, tmp_path / "out")
+    assert (books["kept"], books["rejected"]) == (0, {"empty": 2, "not_smiles": 1})
+    found = metrics(tmp_path / "out")[1]
+    assert found["valid"]["value"] == 0 and found["Novelty"]["value"] is found["radicals"]["value"] is None
+
+
+def test_one_sample_in_two_shares_is_one_sample(tmp_path, tokens, folder):
+    settings = SampleSettings(n=1, max_tokens=12)
+    for number in (1, 2):
+        sample_block(folder, settings, tmp_path / f"{number}.parquet", share=Share(number, 2))
+    table = pd.concat([pd.read_parquet(tmp_path / f"{number}.parquet") for number in (1, 2)])
+    table.to_parquet(tmp_path / "samples.parquet")
+    assert in_shares(tmp_path / "samples.parquet", tokens, folder, tmp_path / "out", shares=2)["rows_in"] == 1
+
+
+def test_a_reference_that_is_no_split_is_named_with_the_nearest(tmp_path, samples, tokens, folder):
+    with pytest.raises(DataError, match=r"validate\.reference: no split 'tests'\. Did you mean 'test'\?"):
+        in_shares(
+            samples, tokens, folder, tmp_path / "out", settings=SETTINGS.model_copy(update={"reference": "tests"})
+        )
+
+
+def test_a_model_of_other_tokens_is_refused(tmp_path, samples, tokens, network, vocabulary, sizes):
+    save_model(tmp_path / "other", network, vocabulary, {"settings": {"model": sizes.model_dump()}})
+    with pytest.raises(DataError, match="not the tokens that .*other was trained on"):
+        in_shares(samples, tokens, tmp_path / "other", tmp_path / "out")
+
+
+def test_training_molecules_are_described_for_comparison(tmp_path, samples, tokens, folder):
+    in_shares(samples, tokens, folder, tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "reference.parquet")
+    training = pd.read_parquet(tokens / "molecules.parquet").query("split == 'train'")["smiles"]
+    assert table["smiles"].tolist() == training.tolist()
+    assert table["is_valid"].all() and (table["qed"] > 0).all()

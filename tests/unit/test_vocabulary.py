@@ -1,0 +1,76 @@
+"""Tokens and ids."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molvae.errors import ModelFileError
+from molvae.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
+
+KNOWN = ("[#N]", "[=C]", "[Br]", "[C]", "[O]", "[Ring1]")
+VOCABULARY = Vocabulary.build(KNOWN, {"C": 4, "?": 1})
+WHERE = "x/vocabulary.json"
+
+
+@given(st.lists(st.sampled_from(KNOWN)))
+def test_symbols_through_ids_and_back_are_the_same_symbols(symbols):
+    assert VOCABULARY.text(VOCABULARY.ids(symbols)) == symbols
+
+
+@given(st.lists(st.integers(len(SPECIAL), len(SPECIAL) + len(KNOWN) - 1)))
+def test_ids_through_symbols_and_back_are_the_same_ids(ids):
+    assert VOCABULARY.ids(VOCABULARY.text(ids)) == ids
+
+
+@given(st.permutations(KNOWN))
+def test_a_vocabulary_does_not_depend_on_the_order_in_which_symbols_came(symbols):
+    assert Vocabulary.build([*symbols, *symbols], {"?": 1, "C": 4}) == VOCABULARY
+
+
+def test_special_ids_are_distinct_and_stand_for_no_symbol():
+    assert sorted([PAD, BOS, EOS, UNK]) == list(range(len(SPECIAL))) == [0, 1, 2, 3]
+    assert min(VOCABULARY.ids(KNOWN)) == len(SPECIAL)
+    assert len(VOCABULARY) == len(SPECIAL) + len(KNOWN)
+
+
+def test_a_symbol_the_vocabulary_lacks_is_unknown_and_so_is_the_name_of_a_special_token():
+    assert VOCABULARY.ids(["[C]", "[Xe]", "<eos>"]) == [VOCABULARY.ids(["[C]"])[0], UNK, UNK]
+
+
+def test_text_ends_at_the_first_end_and_leaves_out_padding():
+    c, o = VOCABULARY.ids(["[C]", "[O]"])
+    assert VOCABULARY.text([BOS, c, o, EOS, c, PAD, PAD]) == ["[C]", "[O]"]
+    assert VOCABULARY.text([]) == VOCABULARY.text([EOS, c]) == []
+
+
+def test_a_vocabulary_survives_its_file():
+    content = json.loads(json.dumps(VOCABULARY.to_json()))
+    assert Vocabulary.from_json(content, WHERE) == VOCABULARY
+
+
+@pytest.mark.parametrize("key", ["format_version", "special", "symbols", "caps"])
+def test_a_file_without_one_of_its_keys_is_refused_by_name(key):
+    content = VOCABULARY.to_json()
+    del content[key]
+    with pytest.raises(ModelFileError, match=rf"x/vocabulary\.json: this is no vocabulary.*{key}"):
+        Vocabulary.from_json(content, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("format_version", 2), ("special", ["<pad>", "<eos>", "<bos>", "<unk>"]), ("symbols", ["[C]", 7]),
+     ("symbols", ["[C]", "[C]"]), ("caps", {"C": "4"}), ("caps", {"C": 1.5})],
+)  # fmt: skip
+def test_a_file_of_another_version_is_refused(key, value):
+    with pytest.raises(ModelFileError, match="vocabulary of another version"):
+        Vocabulary.from_json(VOCABULARY.to_json() | {key: value}, WHERE)
+
+
+@pytest.mark.parametrize("content", [None, [], "text", 7, {"caps": [1]}])
+def test_anything_else_is_no_vocabulary(content):
+    with pytest.raises(ModelFileError, match="this is no vocabulary of molvae"):
+        Vocabulary.from_json(content, WHERE)
