@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from molvae.errors import MolvaeError
-from molvae.options import with_settings
+from molvae.errors import Interrupted, MolvaeError
+from molvae.options import SECTIONS, read_sections, with_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,15 +45,20 @@ CORES = os.cpu_count() or 1
 def main() -> None:
     """Entry point: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    # SIGTERM ends a stage as Ctrl-C does: temporary files go, its record says KILLED. `train` has a handler of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except MolvaeError as err:
         print(f"molvae: {err}", file=sys.stderr)
         # 75 is the shell's word for "try the same again" (EX_TEMPFAIL)
-        sys.exit(75 if type(err).__name__ == "Interrupted" else 1)
+        sys.exit(75 if isinstance(err, Interrupted) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as err:  # no such file, no permission, disk full: the message names the file
+        print(f"molvae: {err}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -111,7 +116,7 @@ def train(
     ) as run:
         books = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
-            device=stage.choose_device(gpus), earlier=json.loads(earlier),
+            device=stage.choose_device(gpus), earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
         _close(run, books, out, "model.json", "history.csv")
@@ -200,7 +205,10 @@ def track_sync(results: Annotated[Path, typer.Argument(help="folder with experim
     """Bring MLflow every record it lacks. Doing it again changes nothing."""
     from molvae import tracking
 
-    print(tracking.sync(results))
+    summary = tracking.sync(results)
+    print(summary)
+    if summary.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -18,7 +18,8 @@ import pytest
 
 import molvae
 from molvae import tracking
-from molvae.errors import ConfigError, DataError
+from molvae.errors import ConfigError, DataError, Interrupted
+from molvae.tracking import mirror, runs
 
 DEAD = "http://127.0.0.1:9"
 NOWHERE = "sqlite:////proc/nothing/mlflow.db"  # fails at once, where DEAD takes its two retries
@@ -161,11 +162,11 @@ def test_mirroring_again_changes_nothing(place):
         run.model(model_folder(place))
     before = place.everything()
     (record,) = place.records()
-    assert tracking.mirror(record, place.store) is False
+    assert mirror.mirror_record(record, place.store) is False
     assert tracking.sync(place.folder.parent, place.store) == tracking.Summary(complete=1)
     for run_id in before:  # as if the last mirroring had died just before its end
         place.client.set_tag(run_id, "molvae.record", "another")
-    assert tracking.mirror(record, place.store) is True
+    assert mirror.mirror_record(record, place.store) is True
     after = place.everything()
     for run_id, values in after.items():
         values[4].pop("molvae.record"), before[run_id][4].pop("molvae.record", None)
@@ -181,7 +182,7 @@ def test_a_dead_server_costs_a_warning_and_sync_brings_everything(place, caplog)
         run.artifact(write(place.folder / "books.json", "{}"))
         result = "kept"
     assert result == "kept" and time.monotonic() - began < 30
-    (warning,) = [entry.getMessage() for entry in caplog.records if entry.name == "molvae.tracking"]
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("molvae.tracking")]
     assert f"molvae track sync {place.folder}" in warning and place.records()[0].name in warning
     assert place.runs() == {}
     assert tracking.sync(place.folder, place.store) == tracking.Summary(mirrored=1)
@@ -202,6 +203,7 @@ def test_sync_to_an_unreachable_store_reports_every_record_as_failed(place, capl
 @pytest.mark.parametrize(
     ("error", "status"),
     [(RuntimeError("loss is NaN\nand more"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"),
+     (Interrupted("stopped at step 3 of 9"), "KILLED"),
      (SystemExit(1), "FAILED"), (SystemExit(0), "FINISHED")],
 )  # fmt: skip
 def test_what_ends_a_stage_early_passes_through_and_is_its_status(place, error, status):
@@ -219,7 +221,7 @@ def test_a_full_disk_does_not_fail_the_stage(place, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     with place.stage() as run:
-        monkeypatch.setattr(tracking, "_save", full)
+        monkeypatch.setattr(runs, "save", full)
         for step in range(3):
             run._due = 0.0
             run.log({"loss": 1.0}, step=step)
@@ -276,12 +278,12 @@ def test_a_file_that_a_later_execution_overwrote_is_not_given_to_the_earlier_run
 def test_the_model_can_be_loaded_from_mlflow_and_is_registered_once(place, monkeypatch):
     monkeypatch.setattr(molvae, "load", Stub, raising=False)
     place.use(place.store, register=f"sampler-{place.project}")
-    upload = tracking._upload_model
-    monkeypatch.setattr(tracking, "_upload_model", lambda *_: Path("/proc/nothing").read_bytes())  # dies half-way
+    upload = mirror._upload_model
+    monkeypatch.setattr(mirror, "_upload_model", lambda *_: Path("/proc/nothing").read_bytes())  # dies half-way
     with place.stage() as run:
         run.model(model_folder(place))
     assert len(place.client.search_logged_models([place.runs()["train"][0].info.experiment_id])) == 1
-    monkeypatch.setattr(tracking, "_upload_model", upload)
+    monkeypatch.setattr(mirror, "_upload_model", upload)
     assert tracking.sync(place.folder, place.store) == tracking.Summary(mirrored=1)
     assert tracking.sync(place.folder, place.store) == tracking.Summary(complete=1)
     (train,) = place.runs()["train"]
@@ -435,7 +437,7 @@ def test_the_command_for_the_browser_holds_no_password():
     ],
 )
 def test_names_become_what_mlflow_allows(given, allowed):
-    assert tracking._name(given) == allowed
+    assert mirror._name(given) == allowed
 
 
 def test_mlflow_is_not_imported_before_something_is_mirrored():

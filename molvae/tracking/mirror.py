@@ -1,321 +1,48 @@
-"""Tracking: each execution of a stage leaves a record, a JSON file, and MLflow mirrors the records.
-
-The records are the truth. `stage` writes one into `{experiment_dir}/tracking/` and mirrors it as it grows; what MLflow
-could not take (no server, locked database, full disk) costs one warning, and `sync` brings it later. A run is found by
-its key, a tag, so that mirroring a record again changes nothing. MLflow is imported only once something is mirrored.
-"""
+"""The mirror: brings MLflow to the state of the records. Only this module imports mlflow, and only in its functions."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import posixpath
 import re
-import shlex
-import socket
 import sys
 import tempfile
-import time
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molvae import lineage as origin
-from molvae.errors import ConfigError, DataError, did_you_mean
-from molvae.files import fingerprint, read_json, replacing, sha256, write_json
+from molvae.errors import ConfigError, DataError
+from molvae.files import fingerprint, replacing
+from molvae.tracking.records import (
+    LOCK_SECONDS,
+    bury,
+    digest_of,
+    lock,
+    one_line,
+    read,
+    resolve_uri,
+    settings,
+    ui_command,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the records
 MAX_PARAM, MAX_TAG, MAX_NAME, MAX_DIGEST = 6000, 5000, 250, 36  # characters that every MLflow 3 store accepts
-MAX_SHARE = 0.05  # of a stage's time that tracking may take while the stage runs
-LOCK_SECONDS = 60
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 keep a stage waiting for 4 minutes on a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be the samples
 }
-
-
-# Settings
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where to mirror to. `experiment` is MLflow's word: one for the project, with a parent run for each of ours."""
-
-    uri: str
-    experiment: str = "molvae"
-    register: str | None = None  # name in the model registry for the models of finished trainings
-
-
-def settings() -> Settings | None:
-    """What the environment says, None for no tracking: MOLVAE_TRACKING (JSON), whose uri MLFLOW_TRACKING_URI overrules.
-
-    Raises:
-        ConfigError: MOLVAE_TRACKING is not a JSON object, or has an unknown key.
-    """
-    text, address = os.environ.get("MOLVAE_TRACKING"), os.environ.get("MLFLOW_TRACKING_URI")
-    if not text:
-        return Settings(resolve_uri(address)) if address else None
-    try:
-        given = dict(json.loads(text))
-    except (ValueError, TypeError) as err:
-        raise ConfigError(f'MOLVAE_TRACKING={text!r} is no JSON object such as {{"uri": "mlflow.db"}}: {err}.') from err
-    keys = ("enabled", "uri", "experiment", "register")
-    if unknown := [name for name in given if name not in keys]:
-        raise ConfigError(f"MOLVAE_TRACKING has no key {unknown[0]!r}.{did_you_mean(unknown[0], keys)}")
-    if not given.get("enabled", True):
-        return None
-    uri = resolve_uri(address or given.get("uri") or "mlflow.db")
-    return Settings(uri, given.get("experiment") or "molvae", given.get("register"))
-
-
-def resolve_uri(uri: str) -> str:
-    """The same address from any working directory: a path or relative sqlite URI becomes an absolute sqlite URI.
-
-    A path without a suffix is a folder, in which the database is `mlflow.db`.
-    """
-    if uri == "databricks" or (re.match(r"\w[\w+-]*:", uri) and not uri.startswith("sqlite:///")):
-        return uri
-    path = Path(uri.removeprefix("sqlite:///")).expanduser().absolute()
-    return f"sqlite:///{path if path.suffix else path / 'mlflow.db'}"
-
-
-def ui_command(uri: str) -> str:
-    """What to type, or to open in a browser, to see the runs. Holds no password, so that it may stand in a log."""
-    uri = resolve_uri(uri)
-    if uri.startswith("http"):
-        return re.sub(r"//[^/@]*@", "//", uri)
-    secret = "@" in uri and not uri.startswith("sqlite")
-    address = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
-    return f"mlflow ui --backend-store-uri {address}"
-
-
-# Records
-
-
-class Run:
-    """The execution of a stage as its code sees it. This one is not tracked: it takes everything and does nothing."""
-
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Add a point to the curve of each metric. Values that are no finite number become a tag instead."""
-
-    def artifact(self, path: Path) -> None:
-        """Keep a finished file of the experiment's folder with the run."""
-
-    def dataset(self, *, name: str, digest: str, source: str) -> None:
-        """Name the data the stage read; `source` is a path or URL."""
-
-    def model(self, folder: Path) -> None:
-        """Offer a finished model folder as an MLflow model, once the stage has finished."""
-
-    def tag(self, key: str, value: Any) -> None:
-        """Set a tag; the last value stays."""
-
-    def _finish(self, status: str, error: BaseException | None = None) -> None:
-        pass
-
-
-class RecordedRun(Run):
-    """A tracked execution: keeps the record, and mirrors it until that fails once."""
-
-    def __init__(self, path: Path, record: dict[str, Any], to: Settings):
-        self.path, self.record, self.settings = path, record, to
-        self._mirror: Mirror | None = Mirror(path.parent, to.uri)
-        self._warned = False
-        self._due = 0.0
-
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        now = _milliseconds()
-        for key, value in metrics.items():
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number = math.nan
-            if math.isfinite(number):
-                self.record["metrics"].append({"key": key, "value": number, "step": int(step), "timestamp": now})
-            else:
-                self.record["tags"].setdefault(f"not_finite.{key}", f"{value} at step {step}")
-        self._update()
-
-    def artifact(self, path: Path) -> None:
-        entry = self._entry(path)
-        others = [other for other in self.record["artifacts"] if other["path"] != entry["path"]]
-        self.record["artifacts"] = [*others, entry]
-        self._update()
-
-    def dataset(self, *, name: str, digest: str, source: str) -> None:
-        self.record["dataset"] = {"name": str(name), "digest": str(digest), "source": str(source)}
-        self._update()
-
-    def model(self, folder: Path) -> None:
-        self.record["model"] = self._entry(folder) | {"register": self.settings.register}
-
-    def tag(self, key: str, value: Any) -> None:
-        self.record["tags"][key] = str(value)
-        self._update()
-
-    def _entry(self, path: Path) -> dict[str, Any]:
-        """A file or folder as the record names it: relative to the experiment's folder where it lies in there."""
-        path, home = Path(path).absolute(), self.path.parent.parent.absolute()
-        digest = _digest(path)
-        if digest is None:
-            log.warning("tracking: %s does not exist or cannot be read, MLflow will not have it.", path)
-        return {"path": path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path), "sha256": digest}
-
-    def _update(self, *, at_once: bool = False) -> None:
-        """Write the record and mirror it, unless that would take more than its share of the stage's time."""
-        if time.monotonic() < self._due and not at_once:
-            return
-        began = time.monotonic()
-        try:
-            _save(self.path, self.record)
-            if self._mirror:
-                self._mirror.push(self.record)
-        except _failures() as error:
-            self._mirror = None
-            self._warn(error)
-        ended = time.monotonic()
-        self._due = ended + max(1.0, (ended - began) / MAX_SHARE)
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            command = f"molvae track sync {shlex.quote(str(self.path.parent.parent))}"
-            log.warning(
-                "tracking failed, the stage goes on: %s. `%s` will bring the record %s to MLflow once that is mended.",
-                *(_one_line(error), command, self.path),
-            )
-        self._warned = True
-
-    def _finish(self, status: str, error: BaseException | None = None) -> None:
-        self.record |= {"status": status, "end": _milliseconds()}
-        if error is not None:
-            self.record["tags"]["error"] = _one_line(error)
-        self._mirror = self._mirror or Mirror(self.path.parent, self.settings.uri)  # the one more try
-        self._update(at_once=True)
-
-
-@contextmanager
-def stage(name: str, *, experiment_dir: Path, params: Mapping[str, Any], lineage: str | None = None) -> Iterator[Run]:
-    """Track what happens in the block as one execution of the stage `name`.
-
-    The block's own exceptions pass through; tracking itself never fails it.
-
-    Args:
-        experiment_dir: for example results/example; its last part is the experiment's name.
-        params: nested settings; they become parameters with dotted names.
-        lineage: id of everything the result follows from.
-    Raises:
-        ConfigError: MOLVAE_TRACKING cannot be understood (before the block begins).
-    """
-    run = _begin(name, Path(experiment_dir), params, lineage)
-    try:
-        yield run
-    except BaseException as error:
-        run._finish(_status(error), error)
-        raise
-    run._finish("FINISHED")
-
-
-def _begin(name: str, experiment_dir: Path, params: Mapping[str, Any], lineage: str | None) -> Run:
-    to = settings()
-    if to is None or os.environ.get("RANK", "0") != "0":  # torchrun: the first process speaks for all
-        return Run()
-    folder = experiment_dir / "tracking"
-    record = _new_record(name, experiment_dir.absolute().name, params, lineage) | {"project": to.experiment}
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(record["start"] / 1000))
-    run = RecordedRun(folder / f"{name}-{moment}-{record['key'][:8]}.json", record, to)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record["parent"] = _experiment_key(folder, record["experiment"])
-    except _failures() as error:
-        run._warn(error)
-        return Run()
-    run._update(at_once=True)
-    run._due = 0.0  # that one imported MLflow and perhaps created the database: no measure of what follows
-    return run
-
-
-def _new_record(name: str, experiment: str, params: Mapping[str, Any], lineage: str | None) -> dict[str, Any]:
-    tags = {f"version.{library}": version for library, version in origin.versions().items()}
-    tags["host"] = socket.gethostname()
-    if commit := origin.git_commit():
-        tags["mlflow.source.git.commit"] = commit
-    if lineage:
-        tags["molvae.lineage"] = lineage
-    return {
-        "format": FORMAT, "key": uuid.uuid4().hex, "stage": name, "experiment": experiment, "status": "RUNNING",
-        "start": _milliseconds(), "end": None, "host": socket.gethostname(), "pid": os.getpid(),
-        "params": dict(_flat(params)), "tags": tags, "metrics": [], "artifacts": [], "dataset": None, "model": None,
-    }  # fmt: skip
-
-
-def _experiment_key(folder: Path, name: str) -> str:
-    """The key of the experiment's parent run, made at its first stage. A copied or renamed folder gets a new one."""
-    path = folder / "experiment.json"
-    with _lock(folder):
-        if not path.exists() or read_json(path)["name"] != name:
-            write_json(path, {"format": FORMAT, "name": name, "key": uuid.uuid4().hex})
-        return read_json(path)["key"]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            is_nested = isinstance(value, list | tuple | Mapping)
-            yield f"{prefix}{name}", json.dumps(value, default=str) if is_nested else str(value)
-
-
-def _save(path: Path, record: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:  # not indented: a long training has a hundred thousand points
-        temporary.write_text(json.dumps(record, ensure_ascii=False), "utf-8")
-
-
-def _status(error: BaseException) -> str:
-    """KILLED if a signal ended the stage: Ctrl-C, or the exit code 128 + signal that its handler chose."""
-    if isinstance(error, SystemExit):
-        code = error.code or 0
-        return "FINISHED" if code == 0 else "KILLED" if isinstance(code, int) and code > 128 else "FAILED"
-    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _digest(path: Path) -> str | None:
-    """Digest of a file, or of all files of a folder; None if there is nothing that can be read."""
-    try:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        return fingerprint({file.relative_to(path).as_posix(): sha256(file) for file in files}) if files else None
-    except OSError:
-        return None
-
-
-def _lock(folder: Path) -> Any:
-    from filelock import FileLock
-
-    return FileLock(folder / ".lock", timeout=LOCK_SECONDS)
-
-
-# The mirror
 
 
 class Mirror:
@@ -337,7 +64,7 @@ class Mirror:
             self._send_artifact(entry)
         self._send_dataset(record["dataset"])
         if ended:
-            with _lock(self.folder):
+            with lock(self.folder):
                 self._send_model(record)
                 self._close(record)
         return True
@@ -345,7 +72,7 @@ class Mirror:
     def _find(self, record: Mapping[str, Any]) -> None:
         """Find or create the parent run and the run, and learn what the run has already."""
         self.client = connect(self.uri)
-        with _lock(self.folder):  # two stages of one experiment may start at once
+        with lock(self.folder):  # two stages of one experiment may start at once
             project = _project(self.client, record["project"], self.uri)
             start, links = record["start"], {"molvae.experiment": record["experiment"]}
             self.parent = _run(self.client, project, record["parent"], record["experiment"], start, links)
@@ -384,7 +111,7 @@ class Mirror:
         file, place = self.folder.parent / entry["path"], Path(entry["path"]).parent
         if entry["sha256"] in (None, self.tags.get(key)):
             return
-        if _digest(file) != entry["sha256"]:
+        if digest_of(file) != entry["sha256"]:
             self._tag(key, "not uploaded: the file is gone or was overwritten since")
             return
         inside = not place.is_absolute() and place != Path(".")
@@ -407,7 +134,7 @@ class Mirror:
             return
         folder, model_id = self.folder.parent / model["path"], self.tags.get("molvae.model")
         if model_id is None or str(self.client.get_logged_model(model_id).status) != "READY":
-            if model["sha256"] is None or _digest(folder) != model["sha256"]:
+            if model["sha256"] is None or digest_of(folder) != model["sha256"]:
                 log.warning("tracking: %s is gone or was overwritten, MLflow will not have this run's model.", folder)
                 return
             if model_id is None:  # the tag comes before the upload, so that a retry takes up the same model
@@ -428,9 +155,9 @@ class Mirror:
         self._tag("molvae.record", fingerprint(record))
 
 
-def mirror(path: Path, uri: str) -> bool:
+def mirror_record(path: Path, uri: str) -> bool:
     """Bring MLflow to the state of one record; False if it was there already."""
-    return Mirror(Path(path).parent, resolve_uri(uri)).push(_read(Path(path)))
+    return Mirror(Path(path).parent, resolve_uri(uri)).push(read(Path(path)))
 
 
 @dataclass
@@ -441,6 +168,10 @@ class Summary:
     complete: int = 0  # MLflow had them already
     failed: int = 0
     killed: int = 0  # said RUNNING, but their process is gone
+
+    def __str__(self) -> str:
+        ended = f"; {self.killed} of them had been killed" if self.killed else ""
+        return f"records: {self.mirrored} brought, {self.complete} there already, {self.failed} failed{ended}"
 
 
 def sync(results_dir: Path, uri: str | None = None) -> Summary:
@@ -463,47 +194,18 @@ def sync(results_dir: Path, uri: str | None = None) -> Summary:
     summary = Summary()
     try:
         connect(resolve_uri(uri))
-    except _failures() as error:
-        log.warning("tracking: %s cannot be reached: %s", ui_command(uri), _one_line(error))
+    except failures() as error:
+        log.warning("tracking: %s cannot be reached: %s", ui_command(uri), one_line(error))
         return Summary(failed=len(paths))
     for path in paths:
         try:
-            summary.killed += _bury(path)
-            new = mirror(path, uri)
+            summary.killed += bury(path)
+            new = mirror_record(path, uri)
             summary.mirrored, summary.complete = summary.mirrored + new, summary.complete + (not new)
-        except (*_failures(), KeyError) as error:
+        except (*failures(), KeyError) as error:
             summary.failed += 1
-            log.warning("tracking: %s was not mirrored: %s", path, _one_line(error))
+            log.warning("tracking: %s was not mirrored: %s", path, one_line(error))
     return summary
-
-
-def _read(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    if record.get("format") != FORMAT:
-        raise DataError(f"{path}: a record of format {record.get('format')!r}, this molvae reads format {FORMAT}.")
-    return record
-
-
-def _bury(path: Path) -> bool:
-    """Mark a record KILLED if it says RUNNING and its process, on this host, is gone."""
-    record = _read(path)
-    if record["status"] != "RUNNING" or record["host"] != socket.gethostname() or _is_alive(record["pid"]):
-        return False
-    _save(path, record | {"status": "KILLED", "end": int(path.stat().st_mtime * 1000)})
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-# What MLflow needs
 
 
 def connect(uri: str) -> MlflowClient:
@@ -600,11 +302,10 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
 
     columns = {"n": "long", "seed": "long", "temperature": "double"}
     asked = [ColSpec(kind, name, required=False) for name, kind in columns.items()]
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about type hints and input examples, both of no use here
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(record=True):  # about type hints
         mlflow.pyfunc.save_model(
             f"{temporary}/model",
-            python_model=str(Path(__file__).with_name("tracking_model.py")),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"model": str(folder)},
             signature=ModelSignature(Schema(asked), Schema([ColSpec("string", "smiles")])),
             pip_requirements=[f"molvae=={origin.versions()['molvae']}"],  # else MLflow spends a minute on guessing
@@ -633,7 +334,7 @@ def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: 
         mlflow.set_tracking_uri(before)
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """What tracking may fail with. Asked only once something has failed, so that mlflow need not be imported for it."""
     if "mlflow" not in sys.modules:
         return OSError, ImportError, DataError
