@@ -47,6 +47,9 @@ class FeaturizeSettings(Section):
     neutralise: bool = Field(True, description="add or remove H+ where that removes a charge")
     stereo: Literal["keep", "strip"] = Field("keep", description="keep or strip @, / and \\ marks")
     max_tokens: int = Field(128, ge=4, le=4096, description="longest molecule kept, in SELFIES symbols")
+    merges: int = Field(
+        480, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
+    )
     valid_fraction: Fraction = Field(
         0.02, description="fraction of training molecules held out for early stopping, by hash"
     )
@@ -67,14 +70,14 @@ class ModelSettings(Section):
     embedding_dim: int = Field(64, ge=1, le=4096, description="width of a token embedding")
     latent_dim: int = Field(64, ge=1, le=4096, description="dimensions of the latent space")
     encoder_hidden: int = Field(192, ge=1, le=8192, description="units of the encoder GRU")
-    decoder_hidden: int = Field(256, ge=1, le=8192, description="units of each decoder GRU layer")
+    decoder_hidden: int = Field(320, ge=1, le=8192, description="units of each decoder GRU layer")
     decoder_layers: int = Field(1, ge=1, le=4, description="GRU layers of the decoder")
 
 
 class TrainSettings(Section):
     """How the networks are trained. Losses are in nats per molecule."""
 
-    epochs: int = Field(12, ge=1, description="most passes over the training molecules")
+    epochs: int = Field(20, ge=1, description="most passes over the training molecules")
     batch_size: int = Field(128, ge=1, description="molecules a step")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
     warmup: Fraction = Field(0.05, description="fraction of all steps over which the learning rate rises from 0")
@@ -82,7 +85,10 @@ class TrainSettings(Section):
         0.05, ge=0, le=1, description="learning rate at the end, as a fraction of the peak (cosine)"
     )
     kl_weight: float = Field(1.0, ge=0, le=100, description="final weight of the KL term; 1 is the true ELBO")
-    kl_warmup: float = Field(0.5, ge=0, le=1, description="fraction of all steps over which the KL weight rises from 0")
+    kl_warmup: float = Field(
+        0.05, ge=0, le=1, description="fraction of all steps over which the KL weight rises from 0"
+    )
+    free_nats: float = Field(3.0, ge=0, description="KL, nats per molecule, that costs nothing: keeps z in use")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     patience: int = Field(3, ge=1, description="epochs without a better held-out ELBO before training stops")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batch order and noise")
@@ -213,11 +219,12 @@ def json_schema() -> dict[str, Any]:
     for definition in schema["$defs"].values():
         definition.pop("required", None)  # an experiment or an overlay file states only what differs
     blocks = {name: value for name, value in schema["properties"].items() if name not in {"experiments", "tracking"}}
-    schema["properties"]["experiments"]["additionalProperties"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": blocks,
+    experiments = schema["properties"]["experiments"]  # pydantic names them by a pattern and leaves other names open
+    (pattern,) = experiments["patternProperties"]
+    experiments["patternProperties"] = {
+        pattern: {"type": "object", "additionalProperties": False, "properties": blocks}
     }
+    experiments["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from molvae.checkpoints import load_model
+from molvae.checkpoints import CARD, load_model
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
-from molvae.errors import MolvaeError
+from molvae.errors import ModelFileError, MolvaeError
 from molvae.sampling import Strings, decode_points, sample_prior
 from molvae.seeds import generator
 from molvae.vae import VAE
@@ -31,6 +31,11 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
         ModelFileError: missing, damaged, or of another version; the message names the file.
     """
     network, vocabulary, card = load_model(Path(folder))
+    for symbol in vocabulary.symbols:  # said here, not after an hour of sampling
+        try:
+            decode([symbol], vocabulary.caps)
+        except ModelFileError as err:
+            raise ModelFileError(f"{Path(folder) / CARD}: {err}") from None
     return Model(network.to(device), vocabulary, card)
 
 
@@ -70,7 +75,7 @@ class Model:
         ids = [self._ids(row, text) for row, text in enumerate(smiles)]
         rows = np.array([row for row, found in enumerate(ids) if found], dtype=np.int64)
         mu, logvar = (np.full((len(ids), self.latent_dim), np.nan, np.float32) for _ in range(2))
-        tokens = TokenSet.of([ids[row] for row in rows])
+        tokens = self._merged(TokenSet.of([ids[row] for row in rows]))
         device = next(self.network.parameters()).device
         with torch.inference_mode():
             for some in tokens.in_order(BATCH):
@@ -106,8 +111,17 @@ class Model:
         """SMILES of SELFIES symbols under this model's own bonding caps; not canonical."""
         return decode(symbols, self.vocabulary.caps)
 
+    def _merged(self, tokens: TokenSet) -> TokenSet:
+        """Molecules in single symbols, in the tokens of this model."""
+        if not self.vocabulary.merges or not len(tokens):
+            return tokens
+        from molvae.merges import Merger
+
+        ids, lengths = Merger(self.vocabulary).apply(tokens.ids, tokens.lengths)
+        return TokenSet(ids, np.concatenate([[0], np.cumsum(lengths)]))
+
     def _ids(self, row: int, text: str) -> list[int]:
-        """Token ids of a SMILES; none, with a warning, where there is no way to write it."""
+        """Ids of the single symbols of a SMILES; none, with a warning, where there is no way to write it."""
         settings = self.card["settings"].get("featurize", {})
         chosen = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
         try:

@@ -40,6 +40,16 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
+def training_loss(reconstruction: Tensor, kl: Tensor, weight: float, free_nats: float) -> Tensor:
+    """What training minimises: reconstruction + weight · max(KL, free_nats), nats per molecule.
+
+    The hinge is on the batch's total: below `free_nats` the KL term has no gradient, so that the decoder never finds
+    it cheapest to ignore z. With weight 1 and free_nats 0 it is the negative ELBO.
+    Source: Kingma et al. 2016 (arXiv:1606.04934), appendix C.8, with one group for all dimensions.
+    """
+    return reconstruction + weight * kl.clamp(min=free_nats)
+
+
 def kl_weight(step: int, steps: int, settings: TrainSettings) -> float:
     """Weight of the KL term at a step: linear from 0 over the first `kl_warmup` of the run, then constant."""
     ramp = settings.kl_warmup * steps

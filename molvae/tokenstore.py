@@ -1,13 +1,12 @@
 """The token store on disk: one safetensors file, written as a stream and read in one piece.
 
-Tensors: `ids` (all tokens, uint8 or uint16), `offsets` (molecules + 1, int64), `split` (molecules, uint8: position
+Tensors: `ids` (all tokens, uint8 or uint16), `offsets` (molecules + 1, int64), `split` (molecules, uint16: position
 in the list that the file's metadata hold under "splits").
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,23 +24,26 @@ if TYPE_CHECKING:
     from molvae.dataset import TokenSet
 
 
-class TokenStoreWriter:
-    """Writes molecules as they come; their number and that of their tokens must be known before.
+HEADER_BYTES = 4096
 
-    The safetensors library writes only what is whole in memory; the format itself is a header and raw bytes.
+
+class TokenStoreWriter:
+    """Writes molecules as they come; their number must be known before, that of their tokens need not.
+
+    The safetensors library writes only what is whole in memory; the format itself is a header and raw bytes. The
+    tokens stand last, and the header, for which there is room at the start, is written when their number is known.
     """
 
-    def __init__(self, path: Path, vocabulary_size: int, molecules: int, tokens: int, splits: Sequence[str]) -> None:
+    def __init__(self, path: Path, vocabulary_size: int, molecules: int, splits: Sequence[str]) -> None:
         self.dtype = np.uint8 if vocabulary_size <= 256 else np.uint16
         self.splits = {name: code for code, name in enumerate(splits)}
-        self.path, self.molecules, self.tokens = path, molecules, tokens
+        self.path, self.molecules = path, molecules
         self.written_molecules = self.written_tokens = 0
 
     def __enter__(self) -> TokenStoreWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
             self.file = stack.enter_context(open(temporary, "wb"))
-            self._write_header()
             self.stack = stack.pop_all()
         return self
 
@@ -50,11 +52,10 @@ class TokenStoreWriter:
     ) -> None:
         if kind is None:
             self._put("offsets", self.written_molecules, np.array([self.written_tokens], np.int64))
-            if (self.written_molecules, self.written_tokens) != (self.molecules, self.tokens):
-                error = DataError(
-                    f"{self.path}: {self.written_molecules} molecules written, {self.molecules} announced."
-                )
-                kind = DataError
+            self._write_header()
+            if self.written_molecules != self.molecules:
+                text = f"{self.path}: {self.written_molecules} molecules written, {self.molecules} announced."
+                kind, error = DataError, DataError(text)
         self.stack.__exit__(kind, error, trace)
         if isinstance(error, DataError) and trace is None:
             raise error
@@ -62,33 +63,39 @@ class TokenStoreWriter:
     def write(self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str]) -> None:
         """Add molecules: their ids one behind the other, the length of each, the split of each."""
         starts = self.written_tokens + np.cumsum(lengths, dtype=np.int64) - lengths
-        self._put("ids", self.written_tokens, ids.astype(self.dtype))
-        self._put("offsets", self.written_molecules, starts.astype(np.int64))
-        self._put("split", self.written_molecules, np.array([self.splits[name] for name in splits], np.uint8))
+        self._put("ids", self.written_tokens, ids)
+        self._put("offsets", self.written_molecules, starts)
+        self._put("split", self.written_molecules, np.array([self.splits[name] for name in splits]))
         self.written_tokens += len(ids)
         self.written_molecules += len(lengths)
 
+    def _layout(self) -> dict[str, tuple[np.dtype, int, int]]:
+        """Type, first byte behind the header, and last byte of each tensor, the widest type first, the tokens last."""
+        layout, at = {}, 0
+        counts = {"offsets": self.molecules + 1, "split": self.molecules, "ids": self.written_tokens}
+        for name, count in counts.items():
+            dtype = {"offsets": np.dtype(np.int64), "split": np.dtype(np.uint16), "ids": np.dtype(self.dtype)}[name]
+            layout[name] = (dtype, at, at + count * dtype.itemsize)
+            at += count * dtype.itemsize
+        return layout
+
     def _write_header(self) -> None:
         header: dict[str, object] = {"__metadata__": {"splits": json.dumps(list(self.splits))}}
-        self.start, at = {}, 0
-        sizes = {
-            "offsets": (np.int64, "I64", self.molecules + 1),
-            "ids": (self.dtype, "U8" if self.dtype is np.uint8 else "U16", self.tokens),
-            "split": (np.uint8, "U8", self.molecules),
-        }
-        for name, (dtype, code, count) in sizes.items():
-            end = at + count * np.dtype(dtype).itemsize
-            header[name] = {"dtype": code, "shape": [count], "data_offsets": [at, end]}
-            self.start[name], at = at, end
+        for name, (dtype, start, end) in self._layout().items():
+            code = {"i": "I", "u": "U"}[dtype.kind] + str(8 * dtype.itemsize)
+            header[name] = {"dtype": code, "shape": [(end - start) // dtype.itemsize], "data_offsets": [start, end]}
         text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self.file.write(struct.pack("<Q", len(text)) + text)
-        self.data = 8 + len(text)
-        self.file.truncate(self.data + at)
+        if len(text) > HEADER_BYTES:
+            raise DataError(
+                f"{self.path}: the names of {len(self.splits)} splits are too long. Use fewer or shorter ones."
+            )
+        self.file.seek(0)
+        self.file.write(struct.pack("<Q", HEADER_BYTES) + text.ljust(HEADER_BYTES))
 
     def _put(self, name: str, index: int, values: np.ndarray) -> None:
-        self.file.seek(self.data + self.start[name] + index * values.itemsize, os.SEEK_SET)
-        self.file.write(values.tobytes())
+        dtype, start, _ = self._layout()[name]
+        self.file.seek(8 + HEADER_BYTES + start + index * dtype.itemsize)
+        self.file.write(values.astype(dtype).tobytes())
 
 
 def read_tokens(path: Path) -> dict[str, TokenSet]:

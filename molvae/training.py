@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from molvae.dataset import TokenSet
-from molvae.errors import MolvaeError, TrainingError
-from molvae.objective import kl_weight, learning_rate
+from molvae.errors import Interrupted, TrainingError
+from molvae.objective import kl_weight, learning_rate, training_loss
 from molvae.seeds import derive
 from molvae.vae import VAE
 from molvae.vocabulary import PAD
@@ -27,10 +27,6 @@ SAVE_SECONDS = 60.0  # between checkpoints; a save of the default model takes 20
 LINE_SECONDS = 60.0  # between progress lines inside a long epoch
 CHECK_STEPS = 50  # between looks at the loss: each look makes a GPU wait
 ACTIVE_VARIANCE = 0.01  # a latent unit counts as active above it. Source: Burda et al. 2016 (arXiv:1509.00519)
-
-
-class Interrupted(MolvaeError):
-    """Training was asked to stop; its checkpoint holds all that is needed to go on."""
 
 
 @dataclass
@@ -173,12 +169,13 @@ class Run:
             group["lr"] = learning_rate(step, self.steps, settings)
         self.generator.manual_seed(derive(settings.seed, "noise", step))
         terms = self.model(batch, self.generator)
-        loss = terms.reconstruction + kl_weight(step, self.steps, settings) * terms.kl
+        loss = training_loss(terms.reconstruction, terms.kl, kl_weight(step, self.steps, settings), settings.free_nats)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
-        return torch.stack([terms.reconstruction.detach(), terms.kl.detach()]).double()
+        # 0 times a norm that is not finite is not a number: an update that spoils the weights shows in its own step
+        return torch.stack([terms.reconstruction.detach(), terms.kl.detach()]).double() + 0 * norm.detach()
 
     def _check(self, sums: Tensor) -> None:
         if not bool(torch.isfinite(sums).all()):
@@ -191,6 +188,7 @@ class Run:
         """Measure on the held-out molecules, write the epoch's row, keep the weights if they are the best."""
         progress, settings = self.progress, self.settings
         held_out = evaluate(self.model, self.valid, self.settings, self.device)
+        self._check(torch.tensor(held_out["valid_loss_nats"]))  # before these weights are saved
         before = progress.history[-1]["seconds"] if progress.history else 0.0
         weight = kl_weight(progress.step - 1, self.steps, settings)
         reconstruction, kl = (progress.sums[name] / len(self.train) for name in ("reconstruction", "kl"))
@@ -206,7 +204,9 @@ class Run:
             "train_kl_nats": kl,
             **held_out,
         }
-        objective = row["valid_reconstruction_nats"] + settings.kl_weight * row["valid_kl_nats"]
+        objective = row["valid_reconstruction_nats"] + settings.kl_weight * max(
+            row["valid_kl_nats"], settings.free_nats
+        )
         if objective < progress.best_objective:
             progress.best_objective, progress.best_epoch, progress.stale_epochs = objective, progress.epoch + 1, 0
             self.best = _copy(self.model)

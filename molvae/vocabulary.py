@@ -1,4 +1,4 @@
-"""Tokens and their ids. Four ids are special and distinct; the rest stand for SELFIES symbols, in sorted order."""
+"""Tokens and their ids: four distinct special ones, then the SELFIES symbols, sorted, then merged tokens."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Vocabulary:
     Attributes:
         symbols: SELFIES symbols; symbol k has id len(SPECIAL) + k.
         caps: bonding caps, element and charge -> most bonds (see `molvae.chemistry.symbols`).
+        merges: pairs of earlier ids that make up a merged token each (see `molvae.merges`).
     """
 
     symbols: tuple[str, ...]
     caps: dict[str, int]
+    merges: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def build(cls, symbols: Iterable[str], caps: dict[str, int]) -> Vocabulary:
@@ -32,14 +34,22 @@ class Vocabulary:
         return cls(tuple(sorted(set(symbols))), dict(sorted(caps.items())))
 
     def __len__(self) -> int:
-        return len(SPECIAL) + len(self.symbols)
+        return len(SPECIAL) + len(self.symbols) + len(self.merges)
+
+    @cached_property
+    def pieces(self) -> list[tuple[int, ...]]:
+        """The ids of single symbols that each id stands for; a special id or a symbol stands for itself."""
+        pieces: list[tuple[int, ...]] = [(k,) for k in range(len(SPECIAL) + len(self.symbols))]
+        for one, other in self.merges:
+            pieces.append(pieces[one] + pieces[other])
+        return pieces
 
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: len(SPECIAL) + k for k, symbol in enumerate(self.symbols)}
 
     def ids(self, symbols: Iterable[str]) -> list[int]:
-        """Ids of symbols; UNK for those the vocabulary lacks."""
+        """Ids of single symbols, nothing merged; UNK for those the vocabulary lacks."""
         return [self._ids.get(symbol, UNK) for symbol in symbols]
 
     def text(self, ids: Sequence[int]) -> list[str]:
@@ -47,7 +57,8 @@ class Vocabulary:
         ids = list(ids)
         if EOS in ids:
             ids = ids[: ids.index(EOS)]
-        return [self.symbols[i - len(SPECIAL)] if i >= len(SPECIAL) else SPECIAL[i] for i in ids if i not in (PAD, BOS)]
+        known = SPECIAL + self.symbols
+        return [known[k] for i in ids if i not in (PAD, BOS) for k in self.pieces[i]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -56,6 +67,7 @@ class Vocabulary:
             "special": list(SPECIAL),
             "symbols": list(self.symbols),
             "caps": self.caps,
+            "merges": [list(pair) for pair in self.merges],
         }
 
     @classmethod
@@ -68,12 +80,25 @@ class Vocabulary:
         try:
             good = content["format_version"] == FORMAT_VERSION and tuple(content["special"]) == SPECIAL
             symbols, caps = tuple(content["symbols"]), dict(content["caps"])
+            merges = tuple((one, other) for one, other in content["merges"])
         except (KeyError, TypeError, ValueError) as err:
             raise ModelFileError(f"{where}: this is no vocabulary of molvae ({err!r}). Featurize again.") from None
         if (
             not good
             or not all(isinstance(s, str) for s in symbols)
             or not all(isinstance(c, int) for c in caps.values())
+            or len(set(symbols)) != len(symbols)
+            or not _are_merges(merges, len(SPECIAL) + len(symbols))
         ):
             raise ModelFileError(f"{where}: a vocabulary of another version of molvae. Featurize again with this one.")
-        return cls(symbols, caps)
+        return cls(symbols, caps, merges)
+
+
+def _are_merges(merges: Iterable[tuple[Any, Any]], singles: int) -> bool:
+    """Whether each pair names tokens that were there before it, none of them special."""
+    allowed = range(len(SPECIAL), singles)
+    for pair in merges:
+        if not all(isinstance(k, int) and k in allowed for k in pair):
+            return False
+        allowed = range(len(SPECIAL), allowed.stop + 1)
+    return True

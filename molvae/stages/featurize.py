@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
+from molvae import merges
 from molvae.books import close_books
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import caps_for, encode
@@ -28,12 +30,13 @@ from molvae.parallel import in_order
 from molvae.share import Share
 from molvae.tables import EvenWriter
 from molvae.tokenstore import TokenStoreWriter
-from molvae.vocabulary import SPECIAL, Vocabulary
+from molvae.vocabulary import UNK, Vocabulary
 
 if TYPE_CHECKING:
     from molvae.config import FeaturizeSettings
 
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
+MERGES_LEARN_FROM = 100_000  # training molecules that the merges are learned from
 BLOCK = pyarrow.schema(
     {
         "row": pyarrow.int64(),
@@ -53,8 +56,8 @@ def featurize_block(
     dataset: Path, settings: FeaturizeSettings, out: Path, *, share: Share = Share(), workers: int = 1
 ) -> None:
     """Standardise and tokenise one share of a data set's rows into the block file `out`."""
-    groups = share.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
     books = read_json(dataset.with_suffix(".json"))
+    groups = share.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
     tasks = [(dataset, group, settings, tuple(sorted(books["splits"]))) for group in groups]
     symbols: dict[str, int] = {}
     with EvenWriter(out, BLOCK) as writer:
@@ -128,7 +131,7 @@ def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) ->
         DataError: no molecule is left to train on.
     """
     kept = _first_of_each(blocks)
-    symbols, splits, tokens = _count(blocks, kept)
+    symbols, splits = _count(blocks, kept)
     if not splits["train"]:
         raise DataError(f"{out}: no molecule is left to train on. {_why(blocks)} See featurize in the config.")
     if not splits["valid"]:
@@ -136,7 +139,10 @@ def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) ->
             f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."
         )
     vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-    rejected, unknown = _write(blocks, kept, vocabulary, sorted(splits), int(kept.sum()), tokens, out)
+    if settings.merges:
+        ids, lengths = _for_learning(blocks, kept, vocabulary)
+        vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
+    rejected, unknown, tokens = _write(blocks, kept, vocabulary, sorted(splits), out)
     write_json(out / "vocabulary.json", vocabulary.to_json())
     duplicates = rejected.pop("duplicate", 0)
     return close_books(
@@ -176,60 +182,70 @@ def _keys(blocks: Sequence[Path], wanted: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(keys), np.concatenate(places)
 
 
-def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[set[str], Counter[str], int]:
-    """Symbols of the training molecules, molecules a split, tokens in all."""
+def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[set[str], Counter[str]]:
+    """Symbols of the training molecules, and molecules a split."""
     symbols: set[str] = set()
     splits: Counter[str] = Counter()
-    tokens, start = 0, 0
-    for block in blocks:
-        own = _symbols(block)
-        used = np.zeros(len(own), dtype=bool)
-        for batch in _batches([block], ["split", "ids"]):
-            mask = kept[start : start + len(batch)]
-            start += len(batch)
-            batch = batch.filter(pyarrow.array(mask))
-            splits.update(batch.column("split").to_pylist())
-            tokens += len(batch.column("ids").flatten())
-            train = pyarrow.compute.equal(batch.column("split"), "train")
-            used[batch.filter(train).column("ids").flatten().to_numpy()] = True
-        symbols |= {symbol for symbol, there in zip(own, used, strict=True) if there}
-    return symbols, splits, tokens
+    for own, batch, _ in _rows(blocks, kept, ["split", "ids"]):
+        splits.update(batch.column("split").to_pylist())
+        symbols.update(own[k] for k in np.unique(_training(batch).column("ids").flatten().to_numpy()))
+    return symbols, splits
+
+
+def _for_learning(blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """The first training molecules, in ids of single symbols one behind the other, and the length of each."""
+    ids, lengths, count = [], [], 0
+    for own, batch, _ in _rows(blocks, kept, ["split", "ids"]):
+        column = _training(batch).column("ids").slice(0, MERGES_LEARN_FROM - count)
+        ids.append(np.array(vocabulary.ids(own), np.uint16)[column.flatten().to_numpy()])
+        lengths.append(pyarrow.compute.list_value_length(column).to_numpy())
+        count += len(column)
+        if count == MERGES_LEARN_FROM:
+            break
+    return np.concatenate(ids), np.concatenate(lengths)
+
+
+def _training(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    return batch.filter(pyarrow.compute.equal(batch.column("split"), "train"))
 
 
 def _write(
-    blocks: Sequence[Path],
-    kept: np.ndarray,
-    vocabulary: Vocabulary,
-    splits: list[str],
-    rows: int,
-    tokens: int,
-    out: Path,
-) -> tuple[Counter[str], Counter[str]]:
-    """Stream all rows into the store; returns rejected rows by reason and unknown symbols by symbol."""
+    blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary, splits: list[str], out: Path
+) -> tuple[Counter[str], Counter[str], int]:
+    """Stream all rows into the store; returns rejected rows by reason, unknown symbols by symbol, tokens in all."""
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    start = 0
+    merger = merges.Merger(vocabulary) if vocabulary.merges else None
     with (
-        TokenStoreWriter(out / "tokens.safetensors", len(vocabulary), rows, tokens, splits) as store,
+        TokenStoreWriter(out / "tokens.safetensors", len(vocabulary), int(kept.sum()), splits) as store,
         EvenWriter(out / "molecules.parquet", MOLECULES) as molecules,
         EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
     ):
-        for block in blocks:
-            own = _symbols(block)
-            ids = np.array(vocabulary.ids(own), dtype=np.uint16)
-            for batch in _batches([block], BLOCK.names):
-                mask = kept[start : start + len(batch)]
-                start += len(batch)
-                gone = _with_reason(batch.filter(pyarrow.array(~mask)))
-                reasons.update(gone.column("reason").to_pylist())
-                rejected.write(gone.select(REJECTED.names))
-                batch = batch.filter(pyarrow.array(mask))
-                local = batch.column("ids").flatten().to_numpy()
-                unknown.update(own[k] for k in local[ids[local] < len(SPECIAL)])
-                lengths = pyarrow.compute.list_value_length(batch.column("ids")).to_numpy()
-                store.write(ids[local], lengths, batch.column("split").to_pylist())
-                molecules.write(pyarrow.Table.from_batches([batch.select(MOLECULES.names)]))
-    return reasons, unknown
+        for own, batch, gone in _rows(blocks, kept, BLOCK.names):
+            table = _with_reason(gone)
+            reasons.update(table.column("reason").to_pylist())
+            rejected.write(table.select(REJECTED.names))
+            ids = np.array(vocabulary.ids(own), np.uint16)[batch.column("ids").flatten().to_numpy()]
+            unknown.update(own[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
+            lengths = pyarrow.compute.list_value_length(batch.column("ids")).to_numpy()
+            if merger and len(lengths):
+                ids, lengths = merger.apply(ids, lengths)
+            store.write(ids, lengths, batch.column("split").to_pylist())
+            molecules.write(pyarrow.Table.from_batches([batch.select(MOLECULES.names)]))
+    return reasons, unknown, store.written_tokens
+
+
+def _rows(
+    blocks: Sequence[Path], kept: np.ndarray, columns: list[str]
+) -> Iterator[tuple[list[str], pyarrow.RecordBatch, pyarrow.RecordBatch]]:
+    """All rows in order: the symbols that ids are positions in, rows that are kept, rows that are not."""
+    start = 0
+    for block in blocks:
+        own = _symbols(block)
+        for batch in _batches([block], columns):
+            mask = kept[start : start + len(batch)]
+            start += len(batch)
+            yield own, batch.filter(pyarrow.array(mask)), batch.filter(pyarrow.array(~mask))
 
 
 def _with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
