@@ -19,10 +19,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/snakemake --lint
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -m "not slow" tests/unit
 
 workflow-test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/workflow
+	$(BIN)/python -m pytest -m "not slow" tests/workflow
 
 schema: $(VENV)/.installed
 	$(BIN)/python -m molvae.config > workflow/schemas/config.schema.yaml
@@ -30,7 +30,7 @@ schema: $(VENV)/.installed
 # uv installs in a fifth of pip's time; where it cannot be had pip does the same from the same pins
 install = test -x $(BIN)/python || $(PY) -m venv $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	&& VIRTUAL_ENV=$(abspath $(VENV)) UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet -c constraints.txt $(1) \
+	&& VIRTUAL_ENV=$(abspath $(VENV)) UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt $(1) \
 	|| $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -39,6 +39,14 @@ localrules:
 rule all:
     default_target: True
     input:
+        # a file of every stage: a job that fails takes its old files with it, and Snakemake would not miss them as long
+        # as the old report is there
+        expand("results/datasets/{dataset}.json", dataset=list(DATASETS)),
+        expand(
+            "results/{experiment}/{stage}/books.json",
+            experiment=list(EXPERIMENTS),
+            stage=["tokens", "model", "samples", "validation"],
+        ),
         expand("results/{experiment}/report.html", experiment=list(EXPERIMENTS)),
 
 

@@ -6,6 +6,7 @@ Padded, never packed: a packed sequence keeps the RNN from its fused kernels and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from molvae.config import ModelSettings
+
+
+def dropout(values: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Set a random fraction of `values` to 0 and scale the rest up. Torch's own takes its numbers from global state."""
+    if not fraction:
+        return values
+    kept = torch.empty_like(values).bernoulli_(1 - fraction, generator=generator)
+    return values * kept / (1 - fraction)
 
 
 class Encoder(nn.Module):
@@ -55,16 +64,19 @@ class Decoder(nn.Module):
         """First state, (L, B, H), of molecules at the latent points `z`, (B, Z)."""
         return torch.tanh(self.first_state(z)).unflatten(-1, (self.layers, self.hidden)).transpose(0, 1).contiguous()
 
-    def forward(self, tokens: Tensor, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, z: Tensor, state: Tensor, drop: Callable[[Tensor], Tensor] = lambda values: values
+    ) -> tuple[Tensor, Tensor]:
         """Scores of the token that follows each of `tokens`.
 
         Args:
             tokens: (T, B) ids; T is 1 when sampling.
             z: (B, Z) latent points.
             state: (L, B, H) state before the first of the tokens.
+            drop: dropout, applied to the token embeddings and to what the output layer reads.
         Returns:
             logits: (T, B, V), unnormalised; and the state after the last token, (L, B, H).
         """
-        inputs = torch.cat([self.embedding(tokens), z.expand(len(tokens), *z.shape)], dim=-1)
+        inputs = torch.cat([drop(self.embedding(tokens)), z.expand(len(tokens), *z.shape)], dim=-1)
         states, state = self.rnn(inputs, state)
-        return self.state_to_logits(states) + self.latent_to_logits(z), state
+        return self.state_to_logits(drop(states)) + self.latent_to_logits(z), state

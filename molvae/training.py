@@ -168,7 +168,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, settings)
         self.generator.manual_seed(derive(settings.seed, "noise", step))
-        terms = self.model(batch, self.generator)
+        terms = self.model(batch, self.generator, settings.dropout)
         loss = training_loss(terms.reconstruction, terms.kl, kl_weight(step, self.steps, settings), settings.free_nats)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

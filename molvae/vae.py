@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from molvae.dataset import Batch
-from molvae.networks import Decoder, Encoder
+from molvae.networks import Decoder, Encoder, dropout
 from molvae.objective import kl_nats, reconstruction_nats
 from molvae.seeds import derive
 
@@ -36,12 +37,17 @@ class VAE(nn.Module):
         self.encoder = Encoder(vocabulary_size, settings)
         self.decoder = Decoder(vocabulary_size, settings)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> ElboTerms:
-        """ELBO terms of a batch with one draw of z a molecule, its noise taken from `generator`."""
+    def forward(self, batch: Batch, generator: torch.Generator, dropped: float = 0.0) -> ElboTerms:
+        """ELBO terms of a batch with one draw of z a molecule, its noise taken from `generator`.
+
+        Args:
+            dropped: fraction of the decoder's inputs and outputs to drop; only in training.
+        """
         mu, logvar = self.encoder(batch.inputs[1:], batch.lengths)
         noise = torch.randn(mu.shape, generator=generator, device=mu.device)
         z = mu + noise * (0.5 * logvar).exp()
-        logits, _ = self.decoder(batch.inputs, z, self.decoder.start(z))
+        drop = partial(dropout, fraction=dropped, generator=generator)
+        logits, _ = self.decoder(batch.inputs, z, self.decoder.start(z), drop)
         return ElboTerms(reconstruction_nats(logits, batch.targets), kl_nats(mu, logvar), logits, mu, logvar)
 
 

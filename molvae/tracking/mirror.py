@@ -331,7 +331,9 @@ def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: 
         made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
         return f"{name}/{made.version}"
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # which also empties the variable
+        if before:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def failures() -> tuple[type[Exception], ...]:

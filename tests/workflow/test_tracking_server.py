@@ -16,7 +16,7 @@ import pytest
 
 from molvae import tracking
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def start(folder, port: int) -> subprocess.Popen:

@@ -20,7 +20,7 @@ rule featurize_block:
         "{wildcards.experiment}: featurize, share {wildcards.scatteritem}"
     shell:
         "molvae featurize {input.rows:q} --out {output:q} --share {wildcards.scatteritem} --threads {threads}"
-        " --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --settings {params.settings:q} 2>&1 | tee -i {log:q}"
 
 
 rule featurize:
@@ -48,4 +48,4 @@ rule featurize:
     message:
         "{wildcards.experiment}: featurize"
     shell:
-        "molvae featurize {input.blocks:q} --gather --out {params.out:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "molvae featurize {input.blocks:q} --gather --out {params.out:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}"

@@ -21,4 +21,4 @@ rule fetch:
     message:
         "fetch {params.source}"
     shell:
-        "molvae fetch --settings {params.settings:q} --source {params.source:q} --out {output.rows:q} 2>&1 | tee {log:q}"
+        "molvae fetch --settings {params.settings:q} --source {params.source:q} --out {output.rows:q} 2>&1 | tee -i {log:q}"

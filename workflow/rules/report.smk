@@ -33,4 +33,4 @@ rule report:
     message:
         "{wildcards.experiment}: report"
     shell:
-        "molvae report {params.experiment:q} --dataset {input.dataset:q} --out {output:q} 2>&1 | tee {log:q}"
+        "molvae report {params.experiment:q} --dataset {input.dataset:q} --out {output:q} 2>&1 | tee -i {log:q}"

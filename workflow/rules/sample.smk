@@ -23,7 +23,7 @@ rule sample_block:
         "{wildcards.experiment}: sample, share {wildcards.scatteritem}"
     shell:
         "molvae sample --model {params.model:q} --out {output:q} --share {wildcards.scatteritem} --threads {threads}"
-        " --gpus {resources.gpu} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --gpus {resources.gpu} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
 
 
 rule sample:
@@ -48,4 +48,4 @@ rule sample:
     message:
         "{wildcards.experiment}: sample"
     shell:
-        "molvae sample {input.blocks:q} --gather --out {params.out:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "molvae sample {input.blocks:q} --gather --out {params.out:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}"

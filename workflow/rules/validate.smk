@@ -19,7 +19,7 @@ rule validate_block:
         "{wildcards.experiment}: validate, share {wildcards.scatteritem}"
     shell:
         "molvae validate {input.samples:q} --out {output:q} --share {wildcards.scatteritem} --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        " 2>&1 | tee -i {log:q}"
 
 
 rule validate:
@@ -54,4 +54,4 @@ rule validate:
         "{wildcards.experiment}: validate"
     shell:
         "molvae validate {input.blocks:q} --gather --out {params.out:q} --tokens {params.tokens:q} --model {params.model:q}"
-        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --threads {threads} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
