@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help=__doc__.splitlines()[0],
+    help="SMILES to SELFIES tokens to a VAE to new molecules. Each command is a stage of the workflow.",
 )
 track_app = typer.Typer(no_args_is_help=True, help="MLflow: bring it what it missed.")
 app.add_typer(track_app, name="track")

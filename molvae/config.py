@@ -89,7 +89,7 @@ class TrainSettings(Section):
         0.05, ge=0, le=1, description="fraction of all steps over which the KL weight rises from 0"
     )
     free_nats: float = Field(3.0, ge=0, description="KL, nats per molecule, that costs nothing: keeps z in use")
-    dropout: Fraction = Field(0.0, description="fraction of the decoder's inputs and outputs dropped in training")
+    dropout: Fraction = Field(0.3, description="fraction of the decoder's inputs and outputs dropped in training")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     patience: int = Field(3, ge=1, description="epochs without a better held-out ELBO before training stops")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batch order and noise")
