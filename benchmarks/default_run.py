@@ -1,10 +1,9 @@
-"""The default experiment from nothing to report on this machine: wall time and peak memory, a stage a line."""
+"""A new user's first minutes: clone the last commit, `make run` with two cores; time and peak memory, a stage a line."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,21 +24,34 @@ def stages(folder: Path) -> list[dict[str, float]]:
     return found
 
 
+def show(name: str, seconds: float, cpu_seconds: float | None, peak_mb: float | None) -> None:
+    """One line of the table."""
+    cpu = f"{cpu_seconds:7.1f} CPU s" if cpu_seconds else " " * 13
+    print(f"{name:24} {seconds:7.1f} s {cpu} {peak_mb or 0:6.0f} MB")
+
+
 def main() -> None:
     arguments = options(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--directory", temporary, "--workflow-profile", str(ROOT / "profiles/default")]
-        whole = run_measured(command + (QUICK if arguments.quick else []), stderr=subprocess.DEVNULL)
-        jobs = stages(Path(temporary))
-        metrics = json.loads((Path(temporary) / "results/example/validation/metrics.json").read_text())["metrics"]
+        clone = Path(temporary) / "molvae"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        install = run_measured(["make", ".venv/.installed"], cwd=clone)
+        command = [".venv/bin/snakemake", "--cores", "2", *QUICK] if arguments.quick else ["make", "run", "CORES=2"]
+        whole = run_measured(command, cwd=clone, stderr=subprocess.DEVNULL)
+        again = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+        if "Nothing to be done" not in again.stdout + again.stderr:
+            raise SystemExit("the same command again found something to do")
+        jobs = stages(clone)
+        metrics = json.loads((clone / "results/example/validation/metrics.json").read_text())["metrics"]
+        books = {path.parent.name: json.loads(path.read_text()) for path in clone.glob("results/example/*/books.json")}
+    show("install", install["seconds"], None, None)
     for job in jobs:
-        print(
-            f"{job['job']:24} {job['seconds']:7.1f} s  {job['cpu_seconds']:7.1f} CPU s  {job['peak_mb'] or 0:6.0f} MB"
-        )
-    print(f"{'whole run':24} {whole['seconds']:7.1f} s  {'':16}{whole['peak_mb']:6.0f} MB")
+        show(*job.values())
+    show("make run", whole["seconds"], None, whole["peak_mb"])
     figures = {one["name"]: {"value": one["value"], "n": one["n"], **one["baselines"]} for one in metrics}
-    write(arguments.json, {"jobs": jobs, "whole": whole, "figures": figures})
+    for name, figure in figures.items():
+        print(name, figure)
+    write(arguments.json, {"install": install, "jobs": jobs, "run": whole, "figures": figures, "books": books})
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def run_measured(command: list[str], **options: Any) -> dict[str, float]:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.25):
+        while not done.wait(1.0):
             peak = max(peak, _memory(process.pid))
 
     watcher = threading.Thread(target=watch)

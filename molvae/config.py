@@ -77,7 +77,7 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How the networks are trained. Losses are in nats per molecule."""
 
-    epochs: int = Field(20, ge=1, description="most passes over the training molecules")
+    epochs: int = Field(14, ge=1, description="most passes over the training molecules")
     batch_size: int = Field(128, ge=1, description="molecules a step")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
     warmup: Fraction = Field(0.05, description="fraction of all steps over which the learning rate rises from 0")

@@ -64,17 +64,18 @@ def frechet_distance(one: Statistics, other: Statistics) -> float:
 
 
 def activations(smiles: Sequence[str]) -> np.ndarray:
-    """ChemNet's last hidden layer for canonical SMILES, (n, 512) float64, rows as in the input."""
+    """ChemNet's last hidden layer for canonical SMILES, (n, 512) float64, rows as in the input; each molecule once."""
     from fcd_torch.utils import get_one_hot
 
     network = _chemnet()
     parts = []
+    distinct, places = np.unique(np.array(smiles, dtype=object), return_inverse=True)
     with torch.inference_mode():
-        for start in range(0, len(smiles), BATCH):
-            some = smiles[start : start + BATCH]
+        for start in range(0, len(distinct), BATCH):
+            some = distinct[start : start + BATCH]
             encoded = np.stack([get_one_hot(one, _WIDTH) for one in some]) / 35.0  # as fcd_torch scales its one-hot
             parts.append(network(torch.from_numpy(encoded).float().transpose(1, 2)).double().numpy())
-    return np.concatenate(parts)
+    return np.concatenate(parts)[places]
 
 
 @cache
