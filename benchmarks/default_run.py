@@ -1,4 +1,4 @@
-"""A new user's first minutes: clone the last commit, `make run` with two cores; time and peak memory, a stage a line."""
+"""A new user's first minutes: clone the last commit, `make run` on two cores; time and peak memory, a stage a line."""
 
 from __future__ import annotations
 

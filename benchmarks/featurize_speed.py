@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        result = against_bare(4000 if arguments.quick else 20_000, 3, folder)
+        result = against_bare(4000 if arguments.quick else 10_000, 3, folder)
         if not arguments.quick:
             result["sizes"] = [at_size(rows, folder) for rows in (50_000, 200_000)]
     write(arguments.json, result)
