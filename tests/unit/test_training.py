@@ -266,7 +266,8 @@ def test_held_out_figures_worked_by_hand(start, tokens):
 def test_a_small_model_learns_twenty_molecules_by_heart(tokens, vocabulary):
     twenty = tokens.select(np.arange(20))
     sizes = ModelSettings(embedding_dim=16, latent_dim=16, encoder_hidden=48, decoder_hidden=64, decoder_layers=1)
-    chosen = TrainSettings(epochs=60, batch_size=10, learning_rate=0.03, kl_weight=0.003, kl_warmup=1.0, patience=999)
+    schedule = {"epochs": 60, "batch_size": 10, "learning_rate": 0.03, "kl_weight": 0.003, "kl_warmup": 1.0}
+    chosen = TrainSettings(**schedule, patience=999, dropout=0.0, free_nats=0.0)
     run = Run(untrained(len(vocabulary), sizes, 0), twenty, twenty, chosen, CPU)
     run.fit()
     last = run.progress.history[-1]
