@@ -72,11 +72,14 @@ class TokenStoreWriter:
     def _layout(self) -> dict[str, tuple[np.dtype, int, int]]:
         """Type, first byte behind the header, and last byte of each tensor, the widest type first, the tokens last."""
         layout, at = {}, 0
-        counts = {"offsets": self.molecules + 1, "split": self.molecules, "ids": self.written_tokens}
-        for name, count in counts.items():
-            dtype = {"offsets": np.dtype(np.int64), "split": np.dtype(np.uint16), "ids": np.dtype(self.dtype)}[name]
-            layout[name] = (dtype, at, at + count * dtype.itemsize)
+        for name, kind, count in (
+            ("offsets", np.int64, self.molecules + 1),
+            ("split", np.uint16, self.molecules),
+            ("ids", self.dtype, self.written_tokens),
+        ):
+            dtype, start = np.dtype(kind), at
             at += count * dtype.itemsize
+            layout[name] = (dtype, start, at)
         return layout
 
     def _write_header(self) -> None:
