@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-SIZES = {"train": 20_000, "test": 5_000}
+SIZES = {"train": 100_000, "test": 5_000}
 HERE = Path(__file__).parent
 
 
