@@ -4,7 +4,8 @@
 #                                                    a digest of the data settings; the .json beside it holds the books
 # results/{experiment}/tokens/                       featurize: tokens.safetensors vocabulary.json molecules.parquet
 #                                                    rejected.parquet books.json
-# results/{experiment}/model/                        train: model.safetensors model.json history.csv books.json
+# results/{experiment}/model/                        train: model.safetensors model.json history.csv dimensions.csv
+#                                                    books.json; prior: prior.safetensors prior.json
 # results/{experiment}/samples/                      sample: samples.parquet books.json
 # results/{experiment}/validation/                   validate: molecules.parquet reference.parquet metrics.json books.json
 # results/{experiment}/report.html                   report
@@ -27,6 +28,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/featurize.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/prior.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/report.smk"
@@ -47,6 +49,7 @@ rule all:
             experiment=list(EXPERIMENTS),
             stage=["tokens", "model", "samples", "validation"],
         ),
+        expand("results/{experiment}/model/prior.json", experiment=list(EXPERIMENTS)),
         expand("results/{experiment}/report.html", experiment=list(EXPERIMENTS)),
 
 

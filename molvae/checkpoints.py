@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from molvae.errors import ModelFileError
-from molvae.files import replacing, write_json
+from molvae.config import ModelSettings, PriorSettings, parse
+from molvae.errors import ConfigError, ModelFileError
+from molvae.files import replacing, sha256, write_json
+from molvae.priors import Prior, make_prior
 from molvae.training import State
 from molvae.vae import VAE
 from molvae.vocabulary import Vocabulary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CARD = "model.safetensors", "model.json"
+PRIOR_WEIGHTS, PRIOR_CARD = "prior.safetensors", "prior.json"
 
 
 def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str, Any]) -> None:
@@ -28,37 +32,81 @@ def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str,
     Args:
         card: must hold `settings` with a `model` block; more (versions, lineage, training, metrics) is kept as it is.
     """
-    with replacing(folder / WEIGHTS) as temporary:
-        # bytes, because `save_file` makes a file that nobody else may read
-        temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
+    _write_tensors(folder / WEIGHTS, model)
     write_json(folder / CARD, {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **card})
+
+
+def save_prior(folder: Path, prior: Prior | None, card: dict[str, Any]) -> None:
+    """Write a prior into a model's folder, for its samples to come from; None: the one it was trained with.
+
+    Args:
+        card: must hold `settings` (kind, components) and `weights_sha256`, of the weights it was fitted to.
+    """
+    _write_tensors(folder / PRIOR_WEIGHTS, prior)
+    write_json(folder / PRIOR_CARD, {"format_version": FORMAT_VERSION, **card})
 
 
 def load_model(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
     """The model in a folder, on the CPU and in evaluation mode, its vocabulary and its card.
 
+    Its prior is the one that stage `prior` put into the folder, if there is one, else the one it was trained with.
+
     Raises:
         ModelFileError: naming the file and what is wrong with it.
     """
+    model, vocabulary, card = load_trained(folder)
+    card_file, weights_file = Path(folder) / PRIOR_CARD, Path(folder) / PRIOR_WEIGHTS
+    if not card_file.exists():
+        return model, vocabulary, card
+    about = _read_card(card_file)
+    if about.get("weights_sha256") != sha256(Path(folder) / WEIGHTS):
+        raise ModelFileError(
+            f"{card_file}: this prior was fitted to other weights than {WEIGHTS} holds. Run `molvae prior` again, or "
+            f"delete {PRIOR_CARD} to sample from the prior of training."
+        )
+    with _explained(card_file, weights_file):
+        settings = parse(PriorSettings, about["settings"], "settings.")
+        if settings.kind != "as_trained":
+            with torch.device("meta"):
+                prior = make_prior(settings.kind, settings.components, model.encoder)
+            prior.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
+            model.prior = prior.eval()
+    return model, vocabulary, card | {"prior": about}
+
+
+def load_trained(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
+    """The same with the prior of training."""
     card_file, weights_file = Path(folder) / CARD, Path(folder) / WEIGHTS
     card = _read_card(card_file)
     vocabulary = Vocabulary.from_json(card.get("vocabulary"), str(card_file))
-    try:
-        settings = SimpleNamespace(**card["settings"]["model"])
-        sizes_fit = all(isinstance(size, int) and 0 < size <= 8192 for size in vars(settings).values())
-        if not sizes_fit:
-            raise ModelFileError(f"{card_file}: sizes of the networks out of range: {vars(settings)}.")
+    with _explained(card_file, weights_file):
+        settings = parse(ModelSettings, card["settings"]["model"], "settings.model.")
         with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
             model = VAE(len(vocabulary), settings)
         model.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
-    except (KeyError, TypeError, AttributeError) as err:
-        raise ModelFileError(f"{card_file}: the settings of the model are missing or incomplete ({err!r}).") from None
+    return model.eval(), vocabulary, card
+
+
+@contextmanager
+def _explained(card_file: Path, weights_file: Path) -> Iterator[None]:
+    """Names the file that is to blame when a network cannot be built from a card, or not filled from its tensors."""
+    try:
+        yield
+    except (KeyError, TypeError) as err:
+        raise ModelFileError(f"{card_file}: the settings are missing or incomplete ({err!r}).") from None
+    except ConfigError as err:
+        raise ModelFileError(f"{card_file}: {err}") from None
     except RuntimeError as err:
         raise ModelFileError(
-            f"{weights_file}: the weights do not fit the networks that {CARD} describes: "
+            f"{weights_file}: the weights do not fit the networks that {card_file.name} describes: "
             f"{str(err).splitlines()[-1].strip()}"
         ) from None
-    return model.eval(), vocabulary, card
+
+
+def _write_tensors(path: Path, module: nn.Module | None) -> None:
+    tensors = {} if module is None else {name: part.cpu().contiguous() for name, part in module.state_dict().items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors))  # bytes, because `save_file` makes a file that nobody else may read
 
 
 def save_state(path: Path, state: State, fingerprint: str) -> None:

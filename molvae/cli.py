@@ -119,8 +119,26 @@ def train(
             device=stage.choose_device(gpus), earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
-        _close(run, books, out, "model.json", "history.csv")
-        run.model(out)
+        if books:  # of several processes the first one has them
+            _close(run, books, out, "model.json", "history.csv", "dimensions.csv")
+
+
+@app.command()
+@with_settings("prior")
+def prior(
+    model: Annotated[Path, typer.Argument(help="folder that `molvae train` wrote; the prior is put into it")],
+    prior: Any,
+    tokens: Annotated[Path, typer.Option(help="folder that `molvae featurize` wrote")],
+    threads: Threads = CORES,
+) -> None:
+    """Fit the prior that samples come from to the latent points of the training molecules."""
+    from molvae import tracking
+    from molvae.stages import prior as stage
+
+    with tracking.stage("prior", experiment_dir=model.parent, params=prior.model_dump()) as run:
+        run.log(stage.prior(tokens, model, prior, threads=threads))
+        run.artifact(model / "prior.json")
+        run.model(model)
 
 
 @app.command()

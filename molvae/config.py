@@ -50,6 +50,9 @@ class FeaturizeSettings(Section):
     merges: int = Field(
         480, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
     )
+    variants: int = Field(
+        0, ge=0, le=16, description="randomised spellings of each training molecule for the encoder to read; 0: none"
+    )
     valid_fraction: Fraction = Field(
         0.02, description="fraction of training molecules held out for early stopping, by hash"
     )
@@ -65,34 +68,81 @@ class FeaturizeSettings(Section):
 
 
 class ModelSettings(Section):
-    """Sizes of the networks."""
+    """The networks and the prior."""
 
+    variational: bool = Field(
+        True, description="false: a plain autoencoder, no noise and no KL term, the baseline a VAE stands beside"
+    )
     embedding_dim: int = Field(64, ge=1, le=4096, description="width of a token embedding")
     latent_dim: int = Field(64, ge=1, le=4096, description="dimensions of the latent space")
-    encoder_hidden: int = Field(192, ge=1, le=8192, description="units of the encoder GRU")
-    decoder_hidden: int = Field(320, ge=1, le=8192, description="units of each decoder GRU layer")
-    decoder_layers: int = Field(1, ge=1, le=4, description="GRU layers of the decoder")
+    encoder_cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell of the encoder: gru or lstm")
+    encoder_hidden: int = Field(192, ge=1, le=8192, description="units of each encoder layer and direction")
+    encoder_layers: int = Field(1, ge=1, le=4, description="layers of the encoder")
+    encoder_bidirectional: bool = Field(False, description="the encoder also reads from the last token to the first")
+    decoder_cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell of the decoder: gru or lstm")
+    decoder_hidden: int = Field(320, ge=1, le=8192, description="units of each decoder layer")
+    decoder_layers: int = Field(1, ge=1, le=4, description="layers of the decoder")
+    prior: Literal["normal", "mixture", "vamp", "flow"] = Field(
+        "normal", description="prior in the ELBO: normal, or learned: mixture, vamp, flow"
+    )
+    prior_components: int = Field(64, ge=1, le=4096, description="components of a mixture or vamp prior")
+
+    @model_validator(mode="after")
+    def _fit_the_prior(self) -> ModelSettings:
+        if not self.variational and self.prior != "normal":
+            raise ValueError("a plain autoencoder has no KL term to learn a prior in; fit one afterwards (prior.kind)")
+        if self.prior == "flow" and self.latent_dim < 2:
+            raise ValueError("a flow moves some dimensions by others: latent_dim must be at least 2")
+        return self
 
 
 class TrainSettings(Section):
     """How the networks are trained. Losses are in nats per molecule."""
 
-    epochs: int = Field(14, ge=1, description="most passes over the training molecules")
-    batch_size: int = Field(128, ge=1, description="molecules a step")
+    epochs: int = Field(4, ge=1, description="most passes over the training molecules")
+    batch_size: int = Field(64, ge=1, description="molecules a step, over all GPUs together")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
     warmup: Fraction = Field(0.05, description="fraction of all steps over which the learning rate rises from 0")
     final_learning_rate: float = Field(
         0.05, ge=0, le=1, description="learning rate at the end, as a fraction of the peak (cosine)"
     )
     kl_weight: float = Field(1.0, ge=0, le=100, description="final weight of the KL term; 1 is the true ELBO")
-    kl_warmup: float = Field(
-        0.05, ge=0, le=1, description="fraction of all steps over which the KL weight rises from 0"
+    kl_schedule: Literal["constant", "linear", "cyclical"] = Field(
+        "linear", description="way of that weight: constant, linear (one rise) or cyclical (a rise in each cycle)"
     )
+    kl_warmup: float = Field(0.05, ge=0, le=1, description="fraction of the run, or of a cycle, over which it rises")
+    kl_cycles: int = Field(4, ge=1, le=100, description="cycles of the cyclical schedule")
     free_nats: float = Field(3.0, ge=0, description="KL, nats per molecule, that costs nothing: keeps z in use")
-    dropout: Fraction = Field(0.3, description="fraction of the decoder's inputs and outputs dropped in training")
+    target_kl: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="KL, nats per molecule, to hold instead (the loss is kl_weight · |KL − target|); null: none"
+    )
+    dropout: Fraction = Field(0.0, description="fraction of the RNNs' inputs and outputs dropped in training")
+    word_dropout: Fraction = Field(
+        0.0, description="fraction of the decoder's input tokens replaced by <unk>: makes it rely on z"
+    )
+    variant_input: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="fraction of molecules that the encoder reads in a randomised spelling (featurize.variants)"
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    patience: int = Field(3, ge=1, description="epochs without a better held-out ELBO before training stops")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic of the networks; weights and losses stay float32"
+    )
+    patience: int = Field(3, ge=1, description="epochs without a better held-out loss before training stops")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batch order and noise")
+
+
+class PriorSettings(Section):
+    """The prior that samples come from, fitted after training to the aggregate posterior."""
+
+    kind: Literal["as_trained", "normal", "mixture", "vamp", "flow"] = Field(
+        "as_trained", description="as_trained keeps model.prior; mixture, vamp and flow are fitted to the latents"
+    )
+    components: int = Field(64, ge=1, le=4096, description="components of a mixture or vamp prior")
+    draws: int = Field(100000, ge=1000, description="draws of the aggregate posterior that it is fitted to")
+    steps: int = Field(1500, ge=1, description="steps of the fit")
+    batch_size: int = Field(512, ge=1, description="draws a step")
+    learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of draws, start and batches")
 
 
 class SampleSettings(Section):
@@ -135,6 +185,7 @@ class Settings(Section):
     featurize: FeaturizeSettings = Field(default_factory=FeaturizeSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
+    prior: PriorSettings = Field(default_factory=PriorSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
     validate_: ValidateSettings = Field(default_factory=ValidateSettings, alias="validate")
 

@@ -25,15 +25,19 @@ class Batch:
         inputs: (T, B) int64 ids, BOS first, then the molecule, then PAD.
         targets: (T, B) int64 ids, the molecule, then EOS, then PAD.
         lengths: (B,) int64 tokens of each molecule, EOS not counted.
+        source: the batch that the encoder reads instead, the same molecules in another spelling; None: this one.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     lengths: torch.Tensor
+    source: Batch | None = None
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in (self.inputs, self.targets, self.lengths)))
+    @property
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the encoder reads: ids without BOS, (T', B), and their lengths."""
+        batch = self.source or self
+        return batch.inputs[1:], batch.lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,6 +49,7 @@ class TokenSet:
     def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
         self.ids, self.offsets = ids, offsets
         self.lengths = np.diff(offsets)
+        self._resident: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,17 +71,32 @@ class TokenSet:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return TokenSet(self.ids[flat], offsets)
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The molecules of `rows` as one padded batch."""
-        lengths = self.lengths[rows]
-        steps = np.arange(lengths.max(initial=0))
-        inside = steps[:, None] < lengths
-        flat = np.where(inside, self.offsets[rows] + steps[:, None], 0)
-        body = np.where(inside, self.ids[flat] if len(self.ids) else PAD, PAD).astype(np.int64)  # (T - 1, B)
-        inputs = np.concatenate([np.full((1, len(rows)), BOS), body])
-        targets = np.concatenate([body, np.full((1, len(rows)), PAD)])
-        targets[lengths, np.arange(len(rows))] = EOS
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(lengths.astype(np.int64)))
+    def joined(self, other: TokenSet) -> TokenSet:
+        """The molecules of both, these first."""
+        return TokenSet(
+            np.concatenate([self.ids, other.ids]), np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        )
+
+    def batch(self, rows: np.ndarray, device: torch.device = torch.device("cpu")) -> Batch:
+        """The molecules of `rows` as one padded batch on a device, where all tokens then stay."""
+        ids, offsets = self._on(device)
+        picked = torch.as_tensor(rows, dtype=torch.int64).to(device, non_blocking=True)
+        starts, lengths = offsets[picked], offsets[picked + 1] - offsets[picked]
+        steps = torch.arange(int(self.lengths[rows].max(initial=0)), device=device)[:, None]  # known without the device
+        inside = steps < lengths
+        flat = (starts + steps).clamp_(max=max(len(ids) - 1, 0))
+        body = torch.where(inside, ids[flat].long() if len(ids) else PAD, PAD)  # (T - 1, B)
+        edge = torch.full((1, len(picked)), PAD, device=device)
+        inputs = torch.cat([edge + (BOS - PAD), body])
+        targets = torch.cat([body, edge]).scatter_(0, lengths[None], EOS)
+        return Batch(inputs, targets, lengths)
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """All ids (in a byte each where the vocabulary allows) and offsets, on a device."""
+        if device not in self._resident:
+            ids = self.ids if self.ids.dtype == np.uint8 else self.ids.astype(np.int16)  # torch cannot index uint16
+            self._resident[device] = torch.from_numpy(ids).to(device), torch.from_numpy(self.offsets).to(device)
+        return self._resident[device]
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
         """Rows of each batch of an epoch: random, of like length, a function of (seed, epoch) only."""

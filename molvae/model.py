@@ -14,8 +14,10 @@ from molvae.checkpoints import CARD, load_model
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
+from molvae.decoding import Strings, decode_points
+from molvae.encoding import posterior
 from molvae.errors import ModelFileError, MolvaeError
-from molvae.sampling import Strings, decode_points, sample_prior
+from molvae.sampling import sample_prior
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import UNK, Vocabulary
@@ -76,12 +78,7 @@ class Model:
         rows = np.array([row for row, found in enumerate(ids) if found], dtype=np.int64)
         mu, logvar = (np.full((len(ids), self.latent_dim), np.nan, np.float32) for _ in range(2))
         tokens = self._merged(TokenSet.of([ids[row] for row in rows]))
-        device = next(self.network.parameters()).device
-        with torch.inference_mode():
-            for some in tokens.in_order(BATCH):
-                batch = tokens.batch(some).to(device)
-                posterior = self.network.encoder(batch.inputs[1:], batch.lengths)
-                mu[rows[some]], logvar[rows[some]] = (part.cpu().numpy() for part in posterior)
+        mu[rows], logvar[rows] = (part.numpy() for part in posterior(self.network, tokens))
         return mu, logvar
 
     def decode(self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = 128) -> list[str]:

@@ -27,33 +27,45 @@ def reconstruction_nats(logits: Tensor, targets: Tensor) -> Tensor:
     return total / targets.shape[1]
 
 
-def kl_nats(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) ‖ N(0, 1)): summed over latent dimensions, mean over molecules, in nats per molecule.
+def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, e^logvar) ‖ N(0, 1)) in each latent dimension, (B, Z) nats.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114), appendix B.
     """
-    return kl_per_dimension(mu, logvar).sum(-1).mean()
-
-
-def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """The same before any sum: (B, Z) nats."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
-def training_loss(reconstruction: Tensor, kl: Tensor, weight: float, free_nats: float) -> Tensor:
-    """What training minimises: reconstruction + weight · max(KL, free_nats), nats per molecule.
+def normal_log_density(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """log N(z; mu, e^logvar) in each dimension, nats; shapes broadcast."""
+    return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + math.log(2 * math.pi))
 
-    The hinge is on the batch's total: below `free_nats` the KL term has no gradient, so that the decoder never finds
-    it cheapest to ignore z. With weight 1 and free_nats 0 it is the negative ELBO.
-    Source: Kingma et al. 2016 (arXiv:1606.04934), appendix C.8, with one group for all dimensions.
+
+def kl_penalty(kl: Tensor, weight: float, settings: TrainSettings) -> Tensor:
+    """What the KL term adds to the loss, from the mean KL of a joint batch: both in nats per molecule.
+
+    With `target_kl` it is weight · |KL − target|, which holds the KL at the target where the weight is large enough;
+    else weight · max(KL, free_nats): below `free_nats` the term has no gradient, so that the decoder never finds it
+    cheapest to ignore z. With weight 1, no target and no free nats, reconstruction + penalty is the negative ELBO.
+    Sources: Burgess et al. 2018 (arXiv:1804.03599) for the target; Kingma et al. 2016 (arXiv:1606.04934), appendix
+    C.8, with one group for all dimensions, for the free nats.
     """
-    return reconstruction + weight * kl.clamp(min=free_nats)
+    if settings.target_kl is not None:
+        return weight * (kl - settings.target_kl).abs()
+    return weight * kl.clamp(min=settings.free_nats)
 
 
 def kl_weight(step: int, steps: int, settings: TrainSettings) -> float:
-    """Weight of the KL term at a step: linear from 0 over the first `kl_warmup` of the run, then constant."""
-    ramp = settings.kl_warmup * steps
-    return settings.kl_weight * (min(1.0, step / ramp) if ramp else 1.0)
+    """Weight of the KL term at a step of `steps`.
+
+    constant: always `kl_weight`. linear: from 0 over the first `kl_warmup` of the run, then constant. cyclical:
+    the run is cut into `kl_cycles`, and in each the weight rises over its first `kl_warmup`.
+    Source of the last: Fu et al. 2019 (arXiv:1903.10145).
+    """
+    if settings.kl_schedule == "constant" or not settings.kl_warmup:
+        return settings.kl_weight
+    if settings.kl_schedule == "linear":
+        return settings.kl_weight * min(1.0, step / (settings.kl_warmup * steps))
+    return settings.kl_weight * min(1.0, step * settings.kl_cycles / steps % 1 / settings.kl_warmup)
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:

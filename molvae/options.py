@@ -18,6 +18,7 @@ SECTIONS = {
     "featurize": config.FeaturizeSettings,
     "model": config.ModelSettings,
     "train": config.TrainSettings,
+    "prior": config.PriorSettings,
     "sample": config.SampleSettings,
     "validate": config.ValidateSettings,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *parts: str | int) -> int:
@@ -15,4 +17,6 @@ def derive(seed: int, *parts: str | int) -> int:
 
 def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator at the start of that stream."""
+    import torch  # for which those that only derive seeds need not wait
+
     return torch.Generator(device).manual_seed(derive(seed, *parts))

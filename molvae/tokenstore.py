@@ -1,18 +1,20 @@
 """The token store on disk: one safetensors file, written as a stream and read in one piece.
 
 Tensors: `ids` (all tokens, uint8 or uint16), `offsets` (molecules + 1, int64), `split` (molecules, uint16: position
-in the list that the file's metadata hold under "splits").
+in the list that the file's metadata hold under "splits"). Where the training molecules have variants, `variant_ids`
+and `variant_offsets` (variants + 1) hold these in the same way; they are no molecules of their own and in no split.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,17 +30,22 @@ HEADER_BYTES = 4096
 
 
 class TokenStoreWriter:
-    """Writes molecules as they come; their number must be known before, that of their tokens need not.
+    """Writes molecules as they come, then variants; their numbers must be known before, those of tokens need not.
 
     The safetensors library writes only what is whole in memory; the format itself is a header and raw bytes. The
     tokens stand last, and the header, for which there is room at the start, is written when their number is known.
+
+    Attributes:
+        written: values of each tensor that were written so far, by its name.
     """
 
-    def __init__(self, path: Path, vocabulary_size: int, molecules: int, splits: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, vocabulary_size: int, molecules: int, splits: Sequence[str], variants: int = 0
+    ) -> None:
         self.dtype = np.uint8 if vocabulary_size <= 256 else np.uint16
         self.splits = {name: code for code, name in enumerate(splits)}
-        self.path, self.molecules = path, molecules
-        self.written_molecules = self.written_tokens = 0
+        self.path, self.molecules, self.variants = path, molecules, variants
+        self.written: Counter[str] = Counter()
 
     def __enter__(self) -> TokenStoreWriter:
         with ExitStack() as stack:
@@ -51,31 +58,35 @@ class TokenStoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._put("offsets", self.written_molecules, np.array([self.written_tokens], np.int64))
+            for prefix, what, announced in (("", "molecules", self.molecules), ("variant_", "variants", self.variants)):
+                written = self.written[f"{prefix}offsets"]
+                if written != announced:
+                    kind, error = DataError, DataError(f"{self.path}: {written} {what} written, {announced} announced.")
+                elif announced or not prefix:  # without variants there is no tensor for them
+                    self._put(f"{prefix}offsets", np.array([self.written[f"{prefix}ids"]]))
             self._write_header()
-            if self.written_molecules != self.molecules:
-                text = f"{self.path}: {self.written_molecules} molecules written, {self.molecules} announced."
-                kind, error = DataError, DataError(text)
         self.stack.__exit__(kind, error, trace)
         if isinstance(error, DataError) and trace is None:
             raise error
 
     def write(self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str]) -> None:
         """Add molecules: their ids one behind the other, the length of each, the split of each."""
-        starts = self.written_tokens + np.cumsum(lengths, dtype=np.int64) - lengths
-        self._put("ids", self.written_tokens, ids)
-        self._put("offsets", self.written_molecules, starts)
-        self._put("split", self.written_molecules, np.array([self.splits[name] for name in splits]))
-        self.written_tokens += len(ids)
-        self.written_molecules += len(lengths)
+        self._put("split", np.array([self.splits[name] for name in splits]))
+        self._put_all("", ids, lengths)
+
+    def write_variants(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Add variants of training molecules likewise, once all molecules are written: their tokens stand behind."""
+        self._put_all("variant_", ids, lengths)
 
     def _layout(self) -> dict[str, tuple[np.dtype, int, int]]:
         """Type, first byte behind the header, and last byte of each tensor, the widest type first, the tokens last."""
         layout, at = {}, 0
         for name, kind, count in (
             ("offsets", np.int64, self.molecules + 1),
+            ("variant_offsets", np.int64, self.variants + 1 if self.variants else 0),
             ("split", np.uint16, self.molecules),
-            ("ids", self.dtype, self.written_tokens),
+            ("ids", self.dtype, self.written["ids"]),
+            ("variant_ids", self.dtype, self.written["variant_ids"]),
         ):
             dtype, start = np.dtype(kind), at
             at += count * dtype.itemsize
@@ -85,6 +96,8 @@ class TokenStoreWriter:
     def _write_header(self) -> None:
         header: dict[str, object] = {"__metadata__": {"splits": json.dumps(list(self.splits))}}
         for name, (dtype, start, end) in self._layout().items():
+            if name.startswith("variant_") and not self.variants:
+                continue
             code = {"i": "I", "u": "U"}[dtype.kind] + str(8 * dtype.itemsize)
             header[name] = {"dtype": code, "shape": [(end - start) // dtype.itemsize], "data_offsets": [start, end]}
         text = json.dumps(header).encode()
@@ -95,10 +108,17 @@ class TokenStoreWriter:
         self.file.seek(0)
         self.file.write(struct.pack("<Q", HEADER_BYTES) + text.ljust(HEADER_BYTES))
 
-    def _put(self, name: str, index: int, values: np.ndarray) -> None:
+    def _put_all(self, prefix: str, ids: np.ndarray, lengths: np.ndarray) -> None:
+        starts = self.written[f"{prefix}ids"] + np.cumsum(lengths, dtype=np.int64) - lengths
+        self._put(f"{prefix}offsets", starts)
+        self._put(f"{prefix}ids", ids)
+
+    def _put(self, name: str, values: np.ndarray) -> None:
+        """Write the next values of a tensor."""
         dtype, start, _ = self._layout()[name]
-        self.file.seek(8 + HEADER_BYTES + start + index * dtype.itemsize)
+        self.file.seek(8 + HEADER_BYTES + start + self.written[name] * dtype.itemsize)
         self.file.write(values.astype(dtype).tobytes())
+        self.written[name] += len(values)
 
 
 def read_tokens(path: Path) -> dict[str, TokenSet]:
@@ -107,13 +127,36 @@ def read_tokens(path: Path) -> dict[str, TokenSet]:
     Raises:
         DataError: no such file, damaged, or not a token store.
     """
-    try:
-        with safe_open(path, "np") as file:
-            names = json.loads(file.metadata()["splits"])
-            ids, offsets, split = (file.get_tensor(name) for name in ("ids", "offsets", "split"))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as err:
-        raise DataError(f"{path}: no token store ({err}). Run featurize again.") from err
+    with _opened(path) as (file, names):
+        ids, offsets, split = (file.get_tensor(name) for name in ("ids", "offsets", "split"))
     from molvae.dataset import TokenSet  # brings torch, for which workers that only write need not wait
 
     everything = TokenSet(ids, offsets)
     return {name: everything.select(np.flatnonzero(split == code)) for code, name in enumerate(names)}
+
+
+def read_variants(path: Path) -> TokenSet | None:
+    """The variants of the training molecules, or None if the store holds none.
+
+    Of k variants a molecule, rows i * k to i * k + k - 1 are those of molecule i of the split `train`.
+
+    Raises:
+        DataError: as `read_tokens`.
+    """
+    with _opened(path) as (file, _):
+        if "variant_ids" not in file.keys():  # noqa: SIM118
+            return None
+        ids, offsets = (file.get_tensor(name) for name in ("variant_ids", "variant_offsets"))
+    from molvae.dataset import TokenSet
+
+    return TokenSet(ids, offsets)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """The safetensors file of a token store, and the names of its splits."""
+    try:
+        with safe_open(path, "np") as file:
+            yield file, json.loads(file.metadata()["splits"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as err:
+        raise DataError(f"{path}: no token store ({err}). Run featurize again.") from err

@@ -6,18 +6,23 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from molvae.dataset import TokenSet
+from molvae import monitor
+from molvae.dataset import Batch, TokenSet
+from molvae.distributed import Group
 from molvae.errors import Interrupted, TrainingError
-from molvae.objective import kl_weight, learning_rate, training_loss
+from molvae.networks import dropout
+from molvae.objective import kl_penalty, kl_weight, learning_rate
 from molvae.seeds import derive
 from molvae.vae import VAE
-from molvae.vocabulary import PAD
+from molvae.vocabulary import PAD, UNK
 
 if TYPE_CHECKING:
     from molvae.config import TrainSettings
@@ -26,7 +31,7 @@ log = logging.getLogger(__name__)
 SAVE_SECONDS = 60.0  # between checkpoints; a save of the default model takes 20 ms
 LINE_SECONDS = 60.0  # between progress lines inside a long epoch
 CHECK_STEPS = 50  # between looks at the loss: each look makes a GPU wait
-ACTIVE_VARIANCE = 0.01  # a latent unit counts as active above it. Source: Burda et al. 2016 (arXiv:1509.00519)
+AGREE_STEPS = 20  # between questions to the other processes whether one was told to stop
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Progress:
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    kl_by_dimension: list[list[float]] = field(default_factory=list)  # (epochs, Z) nats
 
 
 @dataclass
@@ -55,14 +61,27 @@ class State:
 class Run:
     """One training run: a model, its data, and where it stands."""
 
-    def __init__(self, model: VAE, train: TokenSet, valid: TokenSet, settings: TrainSettings, device: torch.device):
-        self.model, self.train, self.valid, self.settings, self.device = (
-            model.to(device),
-            train,
-            valid,
-            settings,
-            device,
-        )
+    def __init__(
+        self,
+        model: VAE,
+        train: TokenSet,
+        valid: TokenSet,
+        settings: TrainSettings,
+        device: torch.device,
+        *,
+        variants: TokenSet | None = None,
+        group: Group = Group(),
+    ) -> None:
+        """Set a run up, before its first step.
+
+        Args:
+            variants: other spellings of the training molecules, equally many of each, in their order.
+            group: the processes that share each batch; all must be given the same model, data and settings.
+        """
+        self.model, self.train, self.valid = model.to(device), train, valid
+        self.settings, self.device, self.group = settings, device, group
+        self.spellings = train.joined(variants) if variants is not None and settings.variant_input else None
+        self.wrapped = group.wrap(self.model)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
         self.generator = torch.Generator(device)
         self.progress = Progress()
@@ -133,10 +152,12 @@ class Run:
         ).to(self.device)
         began, saved, spoken = time.monotonic(), time.monotonic(), time.monotonic()
         for rows in batches[progress.batch :]:
-            sums += self._step(self.train.batch(rows).to(self.device)) * len(rows)
+            sums += self.step(rows) * len(rows)
             progress.batch += 1
             progress.step += 1
             now, stop = time.monotonic(), interrupted()
+            if self.group.size > 1:
+                stop = progress.step % AGREE_STEPS == 0 and self.group.any(stop)
             if progress.step % CHECK_STEPS == 0 or progress.batch == len(batches) or stop:
                 self._check(sums)
             if stop or now - saved > SAVE_SECONDS or progress.batch == len(batches):
@@ -161,21 +182,63 @@ class Run:
                 )
                 spoken = now
 
-    def _step(self, batch: Any) -> Tensor:
-        """One update; returns the reconstruction and KL terms, nats per molecule, without waiting for them."""
-        settings, step = self.settings, self.progress.step
+    def step(self, rows: np.ndarray) -> Tensor:
+        """One update with these training molecules; of a group, each process takes its share of them.
+
+        Returns:
+            reconstruction and KL term, (2,) nats per molecule of all rows, without waiting for a GPU.
+        """
+        settings, step, group = self.settings, self.progress.step, self.group
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, settings)
-        self.generator.manual_seed(derive(settings.seed, "noise", step))
-        terms = self.model(batch, self.generator, settings.dropout)
-        loss = training_loss(terms.reconstruction, terms.kl, kl_weight(step, self.steps, settings), settings.free_nats)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(step, self.steps, settings)
+        share = np.arange(len(rows))[group.rank :: group.size]
+        weight = group.size * len(share) / len(rows)  # gradients are averaged over processes whose shares may differ
+        share = share if len(share) else np.arange(1)  # a process without a molecule takes part with weight 0
+        batch = self._batch(rows, share)
+        half = settings.precision == "bfloat16" and self.device.type != "cpu"  # a setting of GPUs
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            terms = self.wrapped(batch, self._noise(len(rows), share), self._drop(), self._written(batch))
+        reconstruction, kl = group.mean(torch.stack([terms.reconstruction, terms.kl]) * weight)
+        loss = reconstruction
+        if self.model.variational:
+            loss = loss + kl_penalty(kl, kl_weight(step, self.steps, settings), settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         # 0 times a norm that is not finite is not a number: an update that spoils the weights shows in its own step
-        return torch.stack([terms.reconstruction.detach(), terms.kl.detach()]).double() + 0 * norm.detach()
+        return torch.stack([reconstruction.detach(), kl.detach()]).double() + 0 * norm.detach()
+
+    def _batch(self, rows: np.ndarray, share: np.ndarray) -> Batch:
+        """This process's molecules of a step, some of them with another spelling for the encoder."""
+        batch = self.train.batch(rows[share], self.device)
+        if self.spellings is None:
+            return batch
+        random = np.random.default_rng(derive(self.settings.seed, "spellings", self.progress.step))
+        variants = len(self.spellings) // len(self.train) - 1
+        chosen = len(self.train) + rows * variants + random.integers(variants, size=len(rows))
+        chosen = np.where(random.random(len(rows)) < self.settings.variant_input, chosen, rows)
+        return replace(batch, source=self.spellings.batch(chosen[share], self.device))
+
+    def _noise(self, molecules: int, share: np.ndarray) -> Tensor:
+        """The noise of the whole batch is a function of the step; each process takes its molecules' rows of it."""
+        self.generator.manual_seed(derive(self.settings.seed, "noise", self.progress.step))
+        noise = torch.randn((molecules, self.model.latent_dim), generator=self.generator, device=self.device)
+        if self.group.rank:  # what is drawn from here on differs from process to process
+            self.generator.manual_seed(derive(self.settings.seed, "noise", self.progress.step, self.group.rank))
+        return noise[torch.from_numpy(share).to(self.device)] if self.group.size > 1 else noise
+
+    def _drop(self) -> Callable[[Tensor], Tensor]:
+        return partial(dropout, fraction=self.settings.dropout, generator=self.generator)
+
+    def _written(self, batch: Batch) -> Tensor:
+        """What the decoder is told to have written: its tokens, some of them, never BOS, unknown."""
+        if not self.settings.word_dropout:
+            return batch.inputs
+        gone = torch.rand(batch.inputs.shape, generator=self.generator, device=self.device) < self.settings.word_dropout
+        gone[0] = False
+        return torch.where(gone, UNK, batch.inputs)
 
     def _check(self, sums: Tensor) -> None:
         if not bool(torch.isfinite(sums).all()):
@@ -187,7 +250,7 @@ class Run:
     def _close_epoch(self, on_epoch: Callable[[dict[str, float]], None]) -> None:
         """Measure on the held-out molecules, write the epoch's row, keep the weights if they are the best."""
         progress, settings = self.progress, self.settings
-        held_out = evaluate(self.model, self.valid, self.settings, self.device)
+        held_out, by_dimension = self.group.of_first(evaluate(self.model, self.valid, self.settings, self.device))
         self._check(torch.tensor(held_out["valid_loss_nats"]))  # before these weights are saved
         before = progress.history[-1]["seconds"] if progress.history else 0.0
         weight = kl_weight(progress.step - 1, self.steps, settings)
@@ -199,53 +262,84 @@ class Run:
             "molecules_per_s": len(self.train) / max(progress.seconds - before, 1e-9),
             "kl_weight": weight,
             "learning_rate": learning_rate(progress.step - 1, self.steps, settings),
-            "train_loss_nats": reconstruction + weight * kl,
+            "train_loss_nats": self._objective(reconstruction, kl, weight),
             "train_reconstruction_nats": reconstruction,
             "train_kl_nats": kl,
             **held_out,
         }
-        objective = row["valid_reconstruction_nats"] + settings.kl_weight * max(
-            row["valid_kl_nats"], settings.free_nats
-        )
+        objective = self._objective(row["valid_reconstruction_nats"], row["valid_kl_nats"], settings.kl_weight)
         if objective < progress.best_objective:
             progress.best_objective, progress.best_epoch, progress.stale_epochs = objective, progress.epoch + 1, 0
             self.best = _copy(self.model)
-        elif progress.step >= settings.kl_warmup * self.steps:  # while the KL weight rises the loss may, too
+        elif weight >= settings.kl_weight:  # while the KL weight rises the loss may, too
             progress.stale_epochs += 1
         progress.history.append(row)
+        progress.kl_by_dimension.append(by_dimension)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         log.info(_line(row, self.settings.epochs, self.steps))
+        if weight >= settings.kl_weight and is_collapsed(row):
+            log.warning(
+                "POSTERIOR COLLAPSE: the latent space tells %.2f nats about a molecule, less than one bit. Samples may "
+                "still look good, but encoding, interpolation and search mean nothing. Raise train.free_nats or "
+                "lower train.kl_weight.",
+                row["mutual_information_nats"],
+            )
         on_epoch(row)
+
+    def _objective(self, reconstruction: float, kl: float, weight: float) -> float:
+        """What training minimises, of a whole epoch, nats per molecule."""
+        if not self.model.variational:
+            return reconstruction
+        return reconstruction + kl_penalty(torch.tensor(kl, dtype=torch.float64), weight, self.settings).item()
+
+
+def is_collapsed(row: dict[str, float]) -> bool:
+    """Whether an epoch's row of the history shows a latent space that is not used; a plain autoencoder's never does."""
+    return row.get("mutual_information_nats", math.inf) < monitor.COLLAPSED_NATS
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, molecules: TokenSet, settings: TrainSettings, device: torch.device) -> dict[str, float]:
+def evaluate(
+    model: VAE, molecules: TokenSet, settings: TrainSettings, device: torch.device
+) -> tuple[dict[str, float], list[float]]:
     """Held-out figures with one draw of z a molecule, the same draw in every epoch.
 
     Returns:
-        the negative ELBO (KL weight 1) and its terms in nats per molecule, the share of tokens that are the
-        likeliest one under teacher forcing, and the number of active latent units.
+        the negative ELBO (KL weight 1) and its terms in nats per molecule; the share of tokens that are the
+        likeliest one under teacher forcing; what is reconstructed in free running; active latent units; mutual
+        information (these but the first two and the active units only for a VAE). And the KL of each dimension.
     """
     model.eval()
     generator = torch.Generator(device).manual_seed(derive(settings.seed, "held out"))
-    totals, right, tokens, means = torch.zeros(2, dtype=torch.float64), 0, 0, []
+    totals, right, tokens, posteriors = torch.zeros(2, dtype=torch.float64), 0, 0, []
     for rows in molecules.in_order(settings.batch_size):
-        batch = molecules.batch(rows).to(device)
-        terms = model(batch, generator)
+        batch = molecules.batch(rows, device)
+        noise = torch.randn((len(rows), model.latent_dim), generator=generator, device=device)
+        terms = model(batch, noise)
         totals += torch.stack([terms.reconstruction, terms.kl]).double().cpu() * len(rows)
         real = batch.targets != PAD
         right += int(((terms.logits.argmax(-1) == batch.targets) & real).sum())
         tokens += int(real.sum())
-        means.append(terms.mu.cpu())
+        posteriors.append(torch.stack([terms.mu, terms.logvar, terms.z]).cpu())
     reconstruction, kl = (totals / len(molecules)).tolist()
-    spread = torch.cat(means).var(0, unbiased=False)
-    return {
+    mu, logvar, z = torch.cat(posteriors, dim=1)
+    mixed = torch.randperm(len(mu), generator=torch.Generator().manual_seed(0))  # they came by length
+    mu, logvar, z = mu[mixed], logvar[mixed], z[mixed]
+    exact, in_place = monitor.free_running(model, molecules, device)
+    found = {
         "valid_loss_nats": reconstruction + kl,
         "valid_reconstruction_nats": reconstruction,
         "valid_kl_nats": kl,
         "valid_token_accuracy": right / tokens,
-        "active_units": int((spread > ACTIVE_VARIANCE).sum()),
+        "valid_free_token_accuracy": in_place,
+        "valid_exact_reconstruction": exact,
+        "active_units": monitor.active_units(mu),
     }
+    if not model.variational:
+        return found, []
+    return found | {"mutual_information_nats": monitor.mutual_information(mu, logvar, z)}, monitor.kl_by_dimension(
+        mu, logvar
+    )
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -259,5 +353,6 @@ def _line(row: dict[str, float], epochs: int, steps: int) -> str:
         f"held-out {row['valid_loss_nats']:.2f} "
         f"(reconstruction {row['valid_reconstruction_nats']:.2f} + KL {row['valid_kl_nats']:.2f})  "
         f"KL weight {row['kl_weight']:.2f}  active units {row['active_units']}  "
+        f"exact {100 * row['valid_exact_reconstruction']:.1f} %  "
         f"{row['molecules_per_s']:.0f} molecules/s  {left / 60:.1f} min left"
     )

@@ -1,4 +1,4 @@
-"""From a string somebody wrote to the one canonical SMILES of its molecule."""
+"""From a string somebody wrote to the one canonical SMILES of its molecule, and from that to others at random."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import cache
 
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from molvae.seeds import derive
 
 _CHARGE = re.compile(r"[+-]\d*(?::\d+)?\]")
 LONGEST_TEXT = 5000  # characters; RDKit needs minutes and gigabytes for strings of megabytes
@@ -47,6 +49,15 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
     if edited:  # perception runs on reading only: an edited molecule is canonical after one more turn
         smiles = Chem.MolToSmiles(parse(smiles))
     return smiles
+
+
+def randomise(smiles: str, n: int) -> list[str]:
+    """`n` spellings of a molecule, each from a random atom along a random path; some may be the same.
+
+    They depend on the canonical SMILES `smiles` only, and the first of many are those of few.
+    """
+    seed = 1 + derive(0, "variants", smiles) % (2**31 - 1)  # RDKit takes 0 for no seed
+    return list(Chem.MolToRandomSmilesVect(parse(smiles), n, seed))
 
 
 def parse(text: str) -> Chem.Mol:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from molvae.dataset import TokenSet
-from molvae.sampling import sample_prior
+from molvae.encoding import posterior_draws
+from molvae.sampling import sample_at, sample_prior
 from molvae.seeds import derive
-from molvae.vae import untrained
+from molvae.vae import VAE, untrained
 from molvae.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
@@ -30,6 +31,26 @@ def untrained_model(
     """`n` strings from the same networks before the first step of training."""
     model = untrained(len(vocabulary), settings, seed).eval()
     strings = sample_prior(model, 0, n, seed=seed, temperature=1.0, max_tokens=max_tokens, threads=threads)
+    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+
+
+def aggregate_posterior(
+    model: VAE,
+    train: TokenSet,
+    vocabulary: Vocabulary,
+    n: int,
+    *,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+    threads: int,
+) -> list[list[str]]:
+    """`n` strings decoded from latent points of training molecules: what a prior without any gap would sample.
+
+    A sampled FCD above theirs is what the prior loses: the gap that a better prior can win.
+    """
+    points = posterior_draws(model, train, n, seed)
+    strings = sample_at(model, points, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
     return [vocabulary.text(ids) for ids in strings.ids.tolist()]
 
 

@@ -28,13 +28,16 @@ TITLES = {
     "rings": "rings",
     "heavy_atoms": "heavy atoms",
 }
-FROM_ZERO = {"kl", "active_units", "kl_weight", "molecules_per_s"}  # elsewhere the change is the point, not the size
+# elsewhere the change is the point, not the size
+FROM_ZERO = {"kl", "exact", "mutual_information", "active_units", "kl_weight", "molecules_per_s"}
 NATS = "nats per molecule"
 CURVES = {
     "reconstruction": ("reconstruction", NATS, ("train_reconstruction_nats", "valid_reconstruction_nats")),
     "kl": ("KL(q(z|x) ‖ p(z))", NATS, ("train_kl_nats", "valid_kl_nats")),
     "total": ("total loss (valid = −ELBO)", NATS, ("train_loss_nats", "valid_loss_nats")),
-    "token_accuracy": ("token accuracy, valid", "share", ("valid_token_accuracy",)),
+    "token_accuracy": ("token accuracy, teacher forced, valid", "share", ("valid_token_accuracy",)),
+    "exact": ("exact reconstruction, free running, valid", "share", ("valid_exact_reconstruction",)),
+    "mutual_information": ("mutual information I(x; z), valid", NATS, ("mutual_information_nats",)),
     "active_units": ("active latent units", "units", ("active_units",)),
     "kl_weight": ("KL weight β", "", ("kl_weight",)),
     "molecules_per_s": ("training speed", "molecules/s", ("molecules_per_s",)),
@@ -57,6 +60,21 @@ def training_charts(history: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     axis = "epoch" if history["epoch"].is_unique else "step"
     charts = {name: _curve(history, axis, *CURVES[name], from_zero=name in FROM_ZERO) for name in CURVES}
     return {name: chart for name, chart in charts.items() if chart is not None}
+
+
+def dimension_chart(dimensions: pd.DataFrame, epoch: Any) -> alt.TopLevelMixin | None:
+    """KL of each latent dimension in one epoch, largest first: a collapsed one has none."""
+    rows = dimensions[dimensions["epoch"] == epoch].dropna().sort_values("kl_nats", ascending=False)
+    if rows.empty:
+        return None
+    rows = rows.assign(rank=range(1, len(rows) + 1))
+    chart = alt.Chart(rows).mark_bar(color=BLUE, binSpacing=0).encode(
+        alt.X("rank:O", title="latent dimensions, by their KL", axis=alt.Axis(labels=False, ticks=False)),
+        alt.Y("kl_nats:Q", title="nats"),
+        tooltip=["dimension:Q", alt.Tooltip("kl_nats:Q", title="KL, nats", format=".3~g")],
+    )  # fmt: skip
+    total = rows["kl_nats"].sum()
+    return _styled(chart, "KL by latent dimension, valid", f"{len(rows)} dimensions, {total:.3g} nats in all")
 
 
 def property_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:

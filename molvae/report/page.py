@@ -48,13 +48,19 @@ def render(experiment_dir: Path, dataset_books: Path, *, title: str) -> str:
         style=Markup((FOLDER / "report.css").read_text("utf-8")),
         **_header(experiment),
         **_molecules(experiment.molecules),
-        curves=_specs(charts.training_charts(experiment.history)),
+        curves=_specs(_training_charts(experiment)),
         histograms=_specs(charts.property_charts(experiment.molecules, experiment.reference)),
         titles=charts.TITLES,
         flow=summary.flow(experiment),
         rejected=experiment.rejected.head(REJECTED).to_dict("records"),
     )
     return page.lstrip()
+
+
+def _training_charts(experiment: Experiment) -> dict[str, alt.TopLevelMixin]:
+    best = (experiment.model.get("training") or {}).get("best_epoch")
+    dimensions = charts.dimension_chart(experiment.dimensions, best)
+    return charts.training_charts(experiment.history) | ({"dimensions": dimensions} if dimensions else {})
 
 
 def _header(experiment: Experiment) -> dict[str, Any]:

@@ -20,8 +20,10 @@ MOLECULE_CLAIMS = ("is_valid", "is_first", "is_novel")
 HISTORY_NUMBERS = (
     "epoch", "step", "seconds", "molecules_per_s", "kl_weight", "learning_rate", "train_loss_nats",
     "train_reconstruction_nats", "train_kl_nats", "valid_loss_nats", "valid_reconstruction_nats", "valid_kl_nats",
-    "valid_token_accuracy", "active_units",
+    "valid_token_accuracy", "valid_free_token_accuracy", "valid_exact_reconstruction", "active_units",
+    "mutual_information_nats",
 )  # fmt: skip
+DIMENSION_NUMBERS = ("epoch", "dimension", "kl_nats")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Experiment:
     books: dict[str, dict[str, Any]]  # stage -> books, {} if there are none
     model: dict[str, Any]
     metrics: dict[str, Any]
+    prior: dict[str, Any]
     history: pd.DataFrame
+    dimensions: pd.DataFrame
     molecules: pd.DataFrame
     reference: pd.DataFrame
     rejected: pd.DataFrame
@@ -63,7 +67,9 @@ def read_experiment(folder: Path, dataset_books: Path) -> Experiment:
         books=books,
         model=json_at(folder / "model/model.json"),
         metrics=json_at(folder / "validation/metrics.json"),
+        prior=json_at(folder / "model/prior.json"),
         history=table_at("model/history.csv", HISTORY_NUMBERS),
+        dimensions=table_at("model/dimensions.csv", DIMENSION_NUMBERS),
         molecules=table_at("validation/molecules.parquet", MOLECULE_NUMBERS, MOLECULE_CLAIMS, ("smiles", "reason")),
         reference=table_at("validation/reference.parquet", PROPERTIES, (), ("smiles",)),
         rejected=table_at("tokens/rejected.parquet", ("row",), (), ("smiles", "reason", "detail")),

@@ -16,6 +16,7 @@ BASELINES = {NULL: "random tokens (null)", UNTRAINED: "untrained model", CEILING
 NO_DISTANCE = "No distance to real molecules was measured, so nothing here says how good the samples are."
 BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
 COLLAPSED_KL_NATS = 1.0
+COLLAPSED_NATS = math.log(2)  # of mutual information: z tells less than one bit
 COLLAPSED_SHARE = 0.1  # of the latent dimensions; below, the decoder ignores nearly all of z
 SMALL_N = 10_000  # FCD falls with n and flattens only above 10 000 (Özçelik & Grisoni 2025)
 
@@ -87,10 +88,14 @@ def warnings(experiment: Experiment, figures: dict[str, Any]) -> list[str]:
     found = []
     units, dims, kl = figures["active_units"], figures["latent_dim"], figures["kl_nats"]
     few_units = is_known(units) and is_known(dims) and units < COLLAPSED_SHARE * dims
-    if few_units or (is_known(kl) and kl < COLLAPSED_KL_NATS):
+    told = figures["mutual_information_nats"]
+    variational = _setting(experiment, "model", "variational") is not False  # a plain autoencoder has no KL
+    little = (is_known(kl) and kl < COLLAPSED_KL_NATS) or (is_known(told) and told < COLLAPSED_NATS)
+    if variational and (few_units or little):
         found.append(
             f"Posterior collapse: {number_of(units)} of {number_of(dims)} latent units are active, KL is {number(kl)} "
-            "nats. The decoder hardly uses the latent space, so encoding, interpolation and neighbours mean little."
+            f"nats, mutual information {number(told)} nats. The decoder hardly uses the latent space, so encoding, "
+            "interpolation and neighbours mean little."
         )
     main = main_metric(experiment.metrics.get("metrics") or [])
     if main and is_known(main.get("n")) and main["n"] < SMALL_N:
@@ -120,6 +125,8 @@ def latent_figures(experiment: Experiment) -> dict[str, Any]:
         "kl_nats": figure("valid_kl_nats"),
         "reconstruction_nats": figure("valid_reconstruction_nats"),
         "token_accuracy": figure("valid_token_accuracy"),
+        "exact_reconstruction": figure("valid_exact_reconstruction"),
+        "mutual_information_nats": figure("mutual_information_nats"),
     }
 
 
@@ -136,9 +143,20 @@ def tiles(experiment: Experiment, figures: dict[str, Any]) -> list[tuple[str, st
         ("active units", units, "latent dimensions in use"),
         ("KL", number(figures["kl_nats"]), "nats per molecule, held-out"),
         ("reconstruction", number(figures["reconstruction_nats"]), "nats per molecule, held-out"),
+        ("mutual information", number(figures["mutual_information_nats"]), "nats, what z tells of its molecule"),
         ("token accuracy", number(figures["token_accuracy"]), "held-out, previous tokens given"),
+        ("exact reconstruction", number(figures["exact_reconstruction"]), "share of held-out molecules, free running"),
     ]
+    if main and is_known(gap := prior_gap(main)):
+        kind = (experiment.prior.get("settings") or {}).get("kind", "as_trained").replace("_", " ")
+        found.append(("prior gap", number(gap), f"{main['name']} lost to the prior ({kind})"))
     return found
+
+
+def prior_gap(metric: dict[str, Any]) -> float | None:
+    """By how much samples from the prior are worse than samples decoded from training molecules' latent points."""
+    value, without_gap = metric.get("value"), (metric.get("baselines") or {}).get("aggregate_posterior")
+    return value - without_gap if is_known(value) and is_known(without_gap) else None
 
 
 def baseline_columns(metrics: list[dict[str, Any]]) -> dict[str, str]:

@@ -3,6 +3,9 @@
 `featurize_block` standardises and tokenises a share of the rows; `featurize` makes one token store of all shares:
 it drops duplicates, builds the vocabulary and writes the ids. Memory does not grow with the number of rows but
 for a byte a row; the result does not depend on the number of shares.
+
+A training molecule may have variants: randomised spellings of it, which an encoder may read in its place. They are no
+rows of their own: no book counts them as molecules.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import pyarrow.parquet
 
 from molvae import merges
 from molvae.books import close_books
-from molvae.chemistry.standardise import Rejected, standardise
+from molvae.chemistry.standardise import Rejected, randomise, standardise
 from molvae.chemistry.symbols import caps_for, encode
 from molvae.errors import DataError
 from molvae.files import read_json, write_json
@@ -35,6 +38,7 @@ from molvae.vocabulary import UNK, Vocabulary
 if TYPE_CHECKING:
     from molvae.config import FeaturizeSettings
 
+BATCH_ROWS = 16_384  # rows of blocks that are in memory at once
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
 MERGES_LEARN_FROM = 100_000  # training molecules that the merges are learned from
 BLOCK = pyarrow.schema(
@@ -46,6 +50,8 @@ BLOCK = pyarrow.schema(
         "detail": pyarrow.string(),
         "key": pyarrow.uint64(),  # hash of the canonical SMILES
         "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the block's own list of symbols
+        "variants": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; empty but for training molecules
+        "replaced": pyarrow.uint8(),  # variants that are the canonical string because the random one did not do
     }
 )
 REJECTED = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "reason", "detail")])
@@ -96,11 +102,26 @@ def _featurize_row(
         if len(found) > settings.max_tokens:
             raise Rejected("too_long", f"{len(found)} symbols, featurize.max_tokens is {settings.max_tokens}")
     except Rejected as why:
-        return row["row"], row["smiles"], row["split"], why.reason, why.detail, None, None
+        return row["row"], row["smiles"], row["split"], why.reason, why.detail, *[None] * 4
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
     split = _split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, given, settings)
-    ids = [symbols.setdefault(symbol, len(symbols)) for symbol in found]
-    return row["row"], smiles, split, None, None, int.from_bytes(digest[:8], "big"), ids
+    variants, replaced = _variants(smiles, found, settings) if split == "train" and settings.variants else ([], 0)
+    ids, *others = ([symbols.setdefault(one, len(symbols)) for one in string] for string in (found, *variants))
+    return row["row"], smiles, split, None, None, int.from_bytes(digest[:8], "big"), ids, others, replaced
+
+
+def _variants(smiles: str, canonical: list[str], settings: FeaturizeSettings) -> tuple[list[list[str]], int]:
+    """Symbols of the variants of a molecule, and how many of them had to be its canonical ones."""
+    variants = []
+    for spelling in randomise(smiles, settings.variants):
+        try:
+            found = encode(spelling)
+        except Rejected:
+            continue
+        if len(found) <= settings.max_tokens:
+            variants.append(found)
+    replaced = settings.variants - len(variants)
+    return variants + [canonical] * replaced, replaced
 
 
 def _split(own: str | None, fraction: float, given: tuple[str, ...], settings: FeaturizeSettings) -> str:
@@ -115,10 +136,16 @@ def _split(own: str | None, fraction: float, given: tuple[str, ...], settings: F
 
 def _renumber(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
     """The same rows with each id k replaced by ids[k]."""
-    column = table.column("ids").combine_chunks()
-    values = pyarrow.array(ids[column.flatten().to_numpy()], pyarrow.uint16())
-    lists = pyarrow.ListArray.from_arrays(column.offsets, values, mask=column.is_null())
-    return table.set_column(table.schema.get_field_index("ids"), "ids", lists)
+
+    def renumbered(column: pyarrow.Array) -> pyarrow.Array:
+        if column.type == pyarrow.uint16():
+            return pyarrow.array(ids[column.to_numpy()], column.type)
+        return pyarrow.ListArray.from_arrays(column.offsets, renumbered(column.flatten()), mask=column.is_null())
+
+    for name in ("ids", "variants"):
+        column = renumbered(table.column(name).combine_chunks())
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
 
 
 def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) -> dict[str, Any]:
@@ -142,14 +169,15 @@ def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) ->
     if settings.merges:
         ids, lengths = _for_learning(blocks, kept, vocabulary)
         vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
-    rejected, unknown, tokens = _write(blocks, kept, vocabulary, sorted(splits), out)
+    rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings.variants, out)
     write_json(out / "vocabulary.json", vocabulary.to_json())
     duplicates = rejected.pop("duplicate", 0)
+    variants = {"variants": settings.variants * splits["train"], "variants_replaced_by_canonical": replaced}
     return close_books(
         out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
         rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
         mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
-        dataset=json.loads(_metadata(blocks[0], "dataset")),
+        dataset=json.loads(_metadata(blocks[0], "dataset")), **(variants if settings.variants else {}),
     )  # fmt: skip
 
 
@@ -183,12 +211,13 @@ def _keys(blocks: Sequence[Path], wanted: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[set[str], Counter[str]]:
-    """Symbols of the training molecules, and molecules a split."""
+    """Symbols of the training molecules and of their variants, and molecules a split."""
     symbols: set[str] = set()
     splits: Counter[str] = Counter()
-    for own, batch, _ in _rows(blocks, kept, ["split", "ids"]):
+    for own, batch, _ in _rows(blocks, kept, ["split", "ids", "variants"]):
         splits.update(batch.column("split").to_pylist())
-        symbols.update(own[k] for k in np.unique(_training(batch).column("ids").flatten().to_numpy()))
+        for column in _training(batch).select(["ids", "variants"]).columns:
+            symbols.update(own[k] for k in column.flatten(recursive=True).unique().to_pylist())
     return symbols, splits
 
 
@@ -197,8 +226,9 @@ def _for_learning(blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabula
     ids, lengths, count = [], [], 0
     for own, batch, _ in _rows(blocks, kept, ["split", "ids"]):
         column = _training(batch).column("ids").slice(0, MERGES_LEARN_FROM - count)
-        ids.append(np.array(vocabulary.ids(own), np.uint16)[column.flatten().to_numpy()])
-        lengths.append(pyarrow.compute.list_value_length(column).to_numpy())
+        some, their_lengths = _in_vocabulary(own, column, vocabulary)
+        ids.append(some)
+        lengths.append(their_lengths)
         count += len(column)
         if count == MERGES_LEARN_FROM:
             break
@@ -210,39 +240,55 @@ def _training(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
 
 
 def _write(
-    blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary, splits: list[str], out: Path
-) -> tuple[Counter[str], Counter[str], int]:
-    """Stream all rows into the store; returns rejected rows by reason, unknown symbols by symbol, tokens in all."""
+    blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary, splits: Counter[str], variants: int, out: Path
+) -> tuple[Counter[str], Counter[str], int, int]:
+    """Stream all rows into the store, then the variants of those to train on.
+
+    Returns:
+        rejected rows by reason, unknown symbols by symbol, tokens of all molecules, variants that were replaced.
+    """
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    merger = merges.Merger(vocabulary) if vocabulary.merges else None
+    replaced = 0
+    merge = merges.Merger(vocabulary).apply if vocabulary.merges else lambda *tokens: tokens
     with (
-        TokenStoreWriter(out / "tokens.safetensors", len(vocabulary), int(kept.sum()), splits) as store,
+        TokenStoreWriter(
+            out / "tokens.safetensors", len(vocabulary), int(kept.sum()), sorted(splits), variants * splits["train"]
+        ) as store,
         EvenWriter(out / "molecules.parquet", MOLECULES) as molecules,
         EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
     ):
-        for own, batch, gone in _rows(blocks, kept, BLOCK.names):
+        for own, batch, gone in _rows(blocks, kept, ["row", "smiles", "split", "reason", "detail", "ids"]):
             table = _with_reason(gone)
             reasons.update(table.column("reason").to_pylist())
             rejected.write(table.select(REJECTED.names))
-            ids = np.array(vocabulary.ids(own), np.uint16)[batch.column("ids").flatten().to_numpy()]
+            ids, lengths = _in_vocabulary(own, batch.column("ids"), vocabulary)
             unknown.update(own[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
-            lengths = pyarrow.compute.list_value_length(batch.column("ids")).to_numpy()
-            if merger and len(lengths):
-                ids, lengths = merger.apply(ids, lengths)
-            store.write(ids, lengths, batch.column("split").to_pylist())
+            store.write(*merge(ids, lengths), batch.column("split").to_pylist())
             molecules.write(pyarrow.Table.from_batches([batch.select(MOLECULES.names)]))
-    return reasons, unknown, store.written_tokens
+        if variants:
+            for own, batch, _ in _rows(blocks, kept, ["split", "variants", "replaced"], BATCH_ROWS // variants):
+                training = _training(batch)
+                replaced += sum(training.column("replaced").to_pylist())
+                ids, lengths = _in_vocabulary(own, training.column("variants").flatten(), vocabulary)
+                store.write_variants(*merge(ids, lengths))
+    return reasons, unknown, store.written["ids"], replaced
+
+
+def _in_vocabulary(own: list[str], lists: pyarrow.ListArray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of positions in `own` as ids of single symbols one behind the other, and the length of each list."""
+    ids = np.array(vocabulary.ids(own), np.uint16)[lists.flatten().to_numpy()]
+    return ids, pyarrow.compute.list_value_length(lists).to_numpy()
 
 
 def _rows(
-    blocks: Sequence[Path], kept: np.ndarray, columns: list[str]
+    blocks: Sequence[Path], kept: np.ndarray, columns: list[str], at_once: int = BATCH_ROWS
 ) -> Iterator[tuple[list[str], pyarrow.RecordBatch, pyarrow.RecordBatch]]:
     """All rows in order: the symbols that ids are positions in, rows that are kept, rows that are not."""
     start = 0
     for block in blocks:
         own = _symbols(block)
-        for batch in _batches([block], columns):
+        for batch in _batches([block], columns, at_once):
             mask = kept[start : start + len(batch)]
             start += len(batch)
             yield own, batch.filter(pyarrow.array(mask)), batch.filter(pyarrow.array(~mask))
@@ -257,9 +303,9 @@ def _with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
     return table
 
 
-def _batches(blocks: Sequence[Path], columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+def _batches(blocks: Sequence[Path], columns: list[str], at_once: int = BATCH_ROWS) -> Iterator[pyarrow.RecordBatch]:
     for block in blocks:
-        yield from pyarrow.parquet.ParquetFile(block).iter_batches(16_384, columns=columns)
+        yield from pyarrow.parquet.ParquetFile(block).iter_batches(at_once, columns=columns)
 
 
 def _symbols(block: Path) -> list[str]:

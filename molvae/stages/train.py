@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +16,20 @@ import torch
 
 from molvae.books import close_books
 from molvae.checkpoints import load_state, save_model, save_state
+from molvae.distributed import Group, joined
 from molvae.errors import ModelFileError, TrainingError
 from molvae.files import fingerprint, read_json, replacing, sha256
 from molvae.lineage import code_digest, git_commit, versions
-from molvae.tokenstore import read_tokens
-from molvae.training import Run
+from molvae.memory import LOWER_MEMORY, check_memory
+from molvae.priors import Vamp
+from molvae.tokenstore import read_tokens, read_variants
+from molvae.training import Run, is_collapsed
 from molvae.vae import untrained
 from molvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from molvae.config import ModelSettings, TrainSettings
+    from molvae.dataset import TokenSet
 
 log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -42,7 +47,9 @@ def train(
     earlier: dict[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Train a VAE and write model.safetensors, model.json, history.csv and books.json to `out`.
+    """Train a VAE and write model.safetensors, model.json, history.csv, dimensions.csv and books.json to `out`.
+
+    Started by `torchrun`, its processes share each batch; the first of them writes.
 
     Args:
         tokens: folder that `featurize` wrote.
@@ -52,32 +59,57 @@ def train(
         DataError, TrainingError: nothing to train on; a loss that is not finite.
         Interrupted: a signal came; the state is saved.
     """
+    with joined(device) as group:
+        return _train(
+            tokens, model_settings, settings, out, checkpoints, device, threads, earlier or {}, on_epoch, group
+        )
+
+
+def _train(
+    tokens: Path,
+    model_settings: ModelSettings,
+    settings: TrainSettings,
+    out: Path,
+    checkpoints: Path,
+    device: torch.device,
+    threads: int,
+    earlier: dict[str, Any],
+    on_epoch: Callable[[dict[str, float]], None],
+    group: Group,
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
     store, vocabulary_file = tokens / "tokens.safetensors", tokens / "vocabulary.json"
     dataset = read_json(tokens / "books.json")["dataset"]
     vocabulary = Vocabulary.from_json(read_json(vocabulary_file), str(vocabulary_file))
     splits = read_tokens(store)
     _check_ids(splits, vocabulary, store)
-    run = Run(
-        untrained(len(vocabulary), model_settings, settings.seed), splits["train"], splits["valid"], settings, device
-    )
+    check_memory(model_settings, settings, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
+    model = untrained(len(vocabulary), model_settings, settings.seed)
+    if isinstance(model.prior, Vamp):
+        model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
+    variants = _variants(store, settings)
+    run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
     parameters = sum(tensor.numel() for tensor in run.model.parameters())
-    log.info("training on %s, %d threads: %d molecules, %d parameters", device, threads, len(run.train), parameters)
+    log.info(
+        "training on %s (process %d of %d, %d threads): %d molecules, %d parameters",
+        device, group.rank + 1, group.size, threads, len(run.train), parameters,
+    )  # fmt: skip
 
     tokens_checksum, code = sha256(store), code_digest("stages.train")
     identity = fingerprint([model_settings.model_dump(), settings.model_dump(), tokens_checksum, code, device.type])
     checkpoint = checkpoints / f"{identity[:16]}.safetensors"
     _resume(run, checkpoint, identity)
-    with _stop_requested() as stop:
+    first = group.rank == 0
+    with _stop_requested() as stop, _memory_explained():
         stopped = run.fit(
-            save=lambda state: save_state(checkpoint, state, identity),
-            on_epoch=on_epoch,
+            save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
+            on_epoch=on_epoch if first else lambda row: None,
             interrupted=lambda: bool(stop),
         )
 
     history, progress = run.progress.history, run.progress
     card = {
-        "settings": {**(earlier or {}), "model": model_settings.model_dump(), "train": settings.model_dump()},
+        "settings": {**earlier, "model": model_settings.model_dump(), "train": settings.model_dump()},
         "versions": versions(),
         "lineage": {
             "id": fingerprint([identity, dataset])[:16],
@@ -94,12 +126,17 @@ def train(
             "seconds": progress.seconds,
             "device": device.type,
             "threads": threads,
+            "processes": group.size,
             "parameters": parameters,
             "molecules": len(run.train),
         },
         "metrics": history[progress.best_epoch - 1],
+        "collapsed": is_collapsed(history[progress.best_epoch - 1]),
     }
+    if not first:
+        return {}
     _write_history(out / "history.csv", history)
+    _write_dimensions(out / "dimensions.csv", progress.kl_by_dimension)
     save_model(out, run.model, vocabulary, card)
     books = close_books(
         out / "books.json", "train", rows_in=sum(map(len, splits.values())), kept=len(run.train) + len(run.valid),
@@ -111,9 +148,9 @@ def train(
 
 
 def choose_device(gpus: int) -> torch.device:
-    """The device for a job that was granted so many GPUs: the first one it can see, or the CPU."""
+    """The device for a job that was granted so many GPUs: the one of its rank among those it can see, or the CPU."""
     if gpus and torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if gpus and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
@@ -166,6 +203,36 @@ def _stop_requested() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _variants(store: Path, settings: TrainSettings) -> TokenSet | None:
+    """The other spellings of the training molecules, if the encoder is to read them."""
+    if not settings.variant_input:
+        return None
+    variants = read_variants(store)
+    if variants is None:
+        raise TrainingError(
+            f"train.variant_input is {settings.variant_input}, but {store} holds no randomised spellings. "
+            "Set featurize.variants to 1 or more and featurize again."
+        )
+    return variants
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Says of a GPU without memory left what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        raise TrainingError(f"{LOWER_MEMORY} ({str(err).splitlines()[0]})") from None
+
+
+def _write_dimensions(path: Path, by_epoch: list[list[float]]) -> None:
+    """A row for each epoch and latent dimension: its KL to the standard normal on held-out molecules, nats."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "dimension", "kl_nats"])
+        writer.writerows([e + 1, d, value] for e, row in enumerate(by_epoch) for d, value in enumerate(row))
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -85,7 +85,7 @@ def validate(
     tables = [pd.read_parquet(block) for block in blocks]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     splits = read_tokens(tokens / "tokens.safetensors")
-    _, vocabulary, card = load_model(model)
+    network, vocabulary, card = load_model(model)
     if Vocabulary.from_json(read_json(tokens / "vocabulary.json"), str(tokens / "vocabulary.json")) != vocabulary:
         raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
     reference, described_as = _reference(settings, tokens)
@@ -101,6 +101,16 @@ def validate(
         strings = {
             "random_tokens": baselines.random_tokens(vocabulary, splits["train"].lengths, n, seed),
             "untrained_model": baselines.untrained_model(vocabulary, architecture, n, seed, max_tokens, threads),
+            "aggregate_posterior": baselines.aggregate_posterior(
+                network,
+                splits["train"],
+                vocabulary,
+                n,
+                seed=seed,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                threads=threads,
+            ),
             "training_molecules": baselines.training_molecules(splits["train"], vocabulary, n, seed),
         }
         for name, symbols in strings.items():

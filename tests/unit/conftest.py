@@ -106,6 +106,27 @@ def lay_down(tmp_path):
 
 
 @pytest.fixture
+def featurised(tmp_path, lay_down, smiles):
+    """featurised(train, valid) is the token folder of the molecules, longest first: so many of each split, then test.
+
+    More settings of `featurize` may be named.
+    """
+
+    def make(train: int, valid: int, **settings) -> Path:
+        from molvae.config import FeaturizeSettings
+        from molvae.stages.featurize import featurize, featurize_block
+
+        chosen = FeaturizeSettings(**settings)
+        splits = ["train"] * train + ["valid"] * valid + ["test"] * (len(smiles) - train - valid)
+        rows = zip(sorted(smiles, key=len, reverse=True), splits, strict=True)
+        featurize_block(lay_down(list(rows)), chosen, tmp_path / "tokens.parquet")
+        featurize([tmp_path / "tokens.parquet"], chosen, tmp_path / "tokens")
+        return tmp_path / "tokens"
+
+    return make
+
+
+@pytest.fixture
 def damage():
     """Ways to spoil a file; each is given its path."""
 

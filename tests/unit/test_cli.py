@@ -6,11 +6,12 @@ import json
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
 
-from molvae import cli, model
+from molvae import cli, model, tracking
 from molvae.config import SampleSettings, TrainSettings
 
 
@@ -92,6 +93,9 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
         (["train", "nowhere", "--out", "m"], "nowhere/books.json: no such file. Run the stage that writes it first."),
         (["train", "nowhere", "--out", "m", "--earlier", "{"], "--earlier '{' is no JSON"),
         (["train", "nowhere", "--out", "m", "--earlier", "[1]"], "--earlier must be a JSON object"),
+        (["train", "nowhere", "--out", "m", "--prior", "half"], "model.prior: Input should be 'normal', 'mixture'"),
+        (["prior", "nowhere", "--tokens", "t"], "nowhere/model.json: no such file. A model folder holds"),
+        (["prior", "m", "--tokens", "t", "--kind", "best"], "prior.kind: Input should be 'as_trained', 'normal'"),
         (["validate", "nowhere.parquet", "--out", "v"], "--tokens and --model are needed"),
         (["validate", "nowhere.parquet", "--out", "v", "--share", "1-of-1"], "nowhere.parquet"),
     ],
@@ -113,6 +117,7 @@ def test_an_error_a_user_can_mend_is_one_line_without_a_traceback(molvae, tmp_pa
         (["sample", "--out", "x.smi", "--nn", 3], "No such option"),
         (["sample", "--out", "x.smi", "-n", "many"], "Invalid value for '-n'"),
         (["sample"], "Missing option"),
+        (["prior", "m"], "Missing option '--tokens'"),
         (["sample", "--out", "x.smi", "--threads", 0], "--threads"),
     ],
 )
@@ -156,6 +161,9 @@ def test_the_stages_by_hand_lead_from_a_file_to_figures(molvae, tmp_path, smiles
         molvae("train", run / "tokens", "--out", run / "model", "--settings", small, "--threads", 1, "--gpus", 0)[0]
         == 0
     )
+    fit = ("--kind", "mixture", "--components", 2, "--draws", 1000, "--steps", 3)
+    assert molvae("prior", run / "model", "--tokens", run / "tokens", *fit, "--threads", 1)[0] == 0
+    assert model.load(run / "model").card["prior"]["settings"]["components"] == 2
     given = ("--max-tokens", 9, "--threads", 1)
     assert molvae("sample", "--model", run / "model", "-n", 20, *given, "--out", run / "s.parquet", "--gpus", 0)[0] == 0
     code, printed, _ = molvae(
@@ -164,6 +172,43 @@ def test_the_stages_by_hand_lead_from_a_file_to_figures(molvae, tmp_path, smiles
     )  # fmt: skip
     assert code == 0 and printed.startswith("validate: 20 rows in = ")
     assert json.loads((run / "v" / "metrics.json").read_text())["n_samples"] == 20
+
+
+@pytest.mark.parametrize(("value", "kept"), [("2.5", 2.5), ("0", 0.0)])
+def test_a_number_that_may_be_none_is_read_from_the_command_line(molvae, tmp_path, monkeypatch, value, kept):
+    seen = []
+    monkeypatch.setattr("molvae.stages.train.train", lambda tokens, model, train, out, **more: seen.append(train))
+    assert molvae("train", tmp_path, "--out", tmp_path / "m", "--target-kl", value)[0] == 0
+    assert seen[0].target_kl == kept
+
+
+def test_the_model_is_offered_to_mlflow_with_the_prior_that_its_samples_come_from_and_not_before(
+    molvae, monkeypatch, tmp_path
+):
+    offered = []
+
+    class Spy(tracking.Run):
+        def __init__(self, stage):
+            self.stage = stage
+
+        def artifact(self, path):
+            offered.append((self.stage, path.name))
+
+        def model(self, folder):
+            offered.append((self.stage, folder))
+
+    monkeypatch.setattr(tracking, "stage", lambda name, **more: nullcontext(Spy(name)))
+    monkeypatch.setattr("molvae.stages.prior.prior", lambda *given, **more: {"after_nats": 1.0})
+    books = {"stage": "train", "rows_in": 1, "kept": 1, "rejected": {}, "duplicates": 0}
+    monkeypatch.setattr("molvae.stages.train.train", lambda *given, **more: books)
+    assert molvae("train", tmp_path, "--out", tmp_path / "m")[0] == 0
+    files = ["books.json", "model.json", "history.csv", "dimensions.csv"]
+    assert offered == [("train", name) for name in files]
+    monkeypatch.setattr("molvae.stages.train.train", lambda *given, **more: {})  # a process that is not the first
+    assert molvae("train", tmp_path, "--out", tmp_path / "m")[:2] == (0, "")
+    assert len(offered) == 4
+    assert molvae("prior", tmp_path / "m", "--tokens", tmp_path)[0] == 0
+    assert offered[4:] == [("prior", "prior.json"), ("prior", tmp_path / "m")]
 
 
 def test_the_doctor_names_versions_and_devices(molvae):

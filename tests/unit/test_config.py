@@ -15,6 +15,7 @@ from molvae.config import (
     Config,
     DataSettings,
     FeaturizeSettings,
+    PriorSettings,
     SampleSettings,
     TrainSettings,
     json_schema,
@@ -53,6 +54,15 @@ def refused(content, **where) -> str:
         ("train", "learning_rate", float("nan"), "train.learning_rate: Input should be a finite number (got nan)."),
         ("train", "kl_warmup", 1.5, "train.kl_warmup: Input should be less than or equal to 1 (got 1.5)."),
         ("train", "epochs", 2.5, "train.epochs: Input should be a valid integer"),
+        ("model", "encoder_cell", "rnn", "model.encoder_cell: Input should be 'gru' or 'lstm' (got 'rnn')."),
+        ("model", "decoder_layers", 5, "model.decoder_layers: Input should be less than or equal to 4 (got 5)."),
+        ("model", "variatonal", False, "model.variatonal: there is no such setting. Did you mean 'variational'?"),
+        ("train", "kl_schedule", "cosine", "train.kl_schedule: Input should be 'constant', 'linear' or 'cyclical'"),
+        ("train", "target_kl", -1, "train.target_kl: Input should be greater than or equal to 0 (got -1)."),
+        ("train", "word_dropout", 1, "train.word_dropout: Input should be less than 1 (got 1)."),
+        ("train", "precision", "half", "train.precision: Input should be 'float32' or 'bfloat16' (got 'half')."),
+        ("prior", "kind", "vampire", "prior.kind: Input should be 'as_trained', 'normal', 'mixture', 'vamp' or 'flow'"),
+        ("prior", "draws", 10, "prior.draws: Input should be greater than or equal to 1000 (got 10)."),
         ("featurize", "stereo", "drop", "featurize.stereo: Input should be 'keep' or 'strip' (got 'drop')."),
         ("featurize", "max_tokens", 3, "featurize.max_tokens: Input should be greater than or equal to 4"),
         ("sample", "n", 0, "sample.n: Input should be greater than or equal to 1 (got 0)."),
@@ -109,6 +119,17 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused_together():
     FeaturizeSettings(valid_fraction=0.5, test_fraction=0.49)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"variational": False, "prior": "flow"}, "model: a plain autoencoder has no KL term to learn a prior in"),
+        ({"prior": "flow", "latent_dim": 1}, "model: a flow moves some dimensions by others: latent_dim must be at"),
+    ],
+)
+def test_a_prior_that_the_model_cannot_have_is_refused(model, message):
+    assert message in refused({"data": {"source": "x"}, "model": model})
+
+
 def test_an_experiment_is_the_common_settings_with_its_own_laid_over_them():
     content = {
         "data": {"source": "x.smi"}, "train": {"epochs": 5, "seed": 7},
@@ -136,7 +157,7 @@ def test_merging_changes_neither_side():
 
 def test_a_section_is_given_to_a_stage_as_plain_values_that_make_it_again():
     settings = read_config(shipped())[0]["example"]
-    for name in ("data", "featurize", "model", "train", "sample", "validate"):
+    for name in ("data", "featurize", "model", "train", "prior", "sample", "validate"):
         values = json.loads(json.dumps(settings.section(name)))
         field = "validate_" if name == "validate" else name
         assert parse(type(getattr(settings, field)), values) == getattr(settings, field)
@@ -175,6 +196,7 @@ def test_every_key_of_the_default_config_has_a_comment():
         key = line.strip().split(":")[0]
         if line.startswith("  ") and key in {
             *TrainSettings.model_fields,
+            *PriorSettings.model_fields,
             *SampleSettings.model_fields,
             *DataSettings.model_fields,
         }:
@@ -197,7 +219,7 @@ def test_the_schema_is_one_and_says_the_defaults_of_the_classes():
 
 @pytest.mark.parametrize(
     "at",
-    [(), *((name,) for name in ("data", "featurize", "model", "train", "sample", "validate", "tracking")),
+    [(), *((name,) for name in ("data", "featurize", "model", "train", "prior", "sample", "validate", "tracking")),
      ("experiments", "a"), ("experiments", "a", "train"), ("experiments", "a", "data")],
 )  # fmt: skip
 def test_the_schema_and_the_classes_refuse_unknown_keys_at_every_level(at):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,3 +84,25 @@ def test_an_empty_set_has_no_batches(size):
     empty = TokenSet.of([])
     assert len(empty) == 0
     assert empty.epoch(size, 0, 0) == list(empty.in_order(size)) == []
+
+
+@given(molecules, molecules)
+def test_two_sets_joined_are_the_molecules_of_the_first_and_then_of_the_second(one, other):
+    joined = TokenSet.of(one).joined(TokenSet.of(other))
+    assert as_lists(joined) == one + other
+    assert as_lists(joined.select(np.arange(len(one), len(joined)))) == other
+
+
+@given(molecules, molecules)
+def test_the_encoder_reads_the_source_without_bos_and_else_the_molecules_themselves(one, other):
+    batch, source = (TokenSet.of(lists).batch(np.array([0])) for lists in (one, other))
+    for found, lists in ((batch, one), (replace(batch, source=source), other)):
+        ids, lengths = found.read
+        assert ids.T.tolist() == [lists[0]] and lengths.tolist() == [len(lists[0])]
+
+
+def test_ids_of_two_bytes_come_through_and_a_batch_may_be_empty():
+    ids = [300, 8193, 2**15 - 1]
+    assert TokenSet.of([ids]).batch(np.array([0])).targets[:-1, 0].tolist() == ids
+    empty = TokenSet.of([[5]]).batch(np.array([], dtype=np.int64))
+    assert len(empty) == 0 and empty.inputs.shape == (1, 0)

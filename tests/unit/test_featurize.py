@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from molvae import tables
-from molvae.chemistry.standardise import standardise
-from molvae.chemistry.symbols import encode
+from molvae.chemistry.standardise import Rejected, standardise
+from molvae.chemistry.symbols import decode, encode
 from molvae.config import DataSettings, FeaturizeSettings
 from molvae.errors import DataError
 from molvae.files import read_json
@@ -20,11 +20,12 @@ from molvae.share import Share
 from molvae.stages import featurize as stage
 from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.fetch import fetch
-from molvae.tokenstore import read_tokens
+from molvae.tokenstore import read_tokens, read_variants
 from molvae.vocabulary import SPECIAL, UNK, Vocabulary
 
 FILES = ("tokens.safetensors", "vocabulary.json", "molecules.parquet", "rejected.parquet")
 SETTINGS = FeaturizeSettings(max_tokens=40, valid_fraction=0.2, test_fraction=0.2)
+WITH_VARIANTS = SETTINGS.model_copy(update={"variants": 3})
 BAD = {
     "empty": "", "not_smiles": "nonsense", "unphysical": "C(C)(C)(C)(C)C", "wildcard_atom": "C*",
     "not_selfies": "CI(C)C", "too_long": "C" * 41,
@@ -129,6 +130,109 @@ def test_the_result_does_not_depend_on_the_number_of_shares_nor_of_workers(
     assert run(folder / "data.parquet", tmp_path / "tokens", shares=shares, workers=workers) == books
     for name in (*FILES, "books.json"):
         assert (tmp_path / "tokens" / name).read_bytes() == (folder / "tokens" / name).read_bytes(), name
+
+
+def read_all(out) -> tuple[Vocabulary, list[list[str]], list[list[str]]]:
+    """The vocabulary of a token store, and the symbols of its training molecules and of their variants."""
+    vocabulary = Vocabulary.from_json(read_json(out / "vocabulary.json"), "")
+    sets = read_tokens(out / "tokens.safetensors")["train"], read_variants(out / "tokens.safetensors")
+    return vocabulary, *([vocabulary.text(part[k].tolist()) for k in range(len(part))] for part in sets)
+
+
+@pytest.fixture(scope="module")
+def with_variants(in_one_piece):
+    """The data set of `in_one_piece` with three variants of each training molecule."""
+    folder, _ = in_one_piece
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROW_GROUP", 20)
+        return folder / "with", run(folder / "data.parquet", folder / "with", WITH_VARIANTS)
+
+
+def test_variants_are_other_spellings_of_the_training_molecules_in_their_order(with_variants):
+    out, _ = with_variants
+    table = pd.read_parquet(out / "molecules.parquet")
+    smiles = table.loc[table["split"] == "train", "smiles"].tolist()
+    vocabulary, molecules, variants = read_all(out)
+    assert len(variants) == 3 * len(molecules) == 3 * len(smiles)
+    back = [standardise(decode(symbols, vocabulary.caps), neutralise=False) for symbols in variants]
+    assert back == [one for one in smiles for _ in range(3)]
+    differ = [variants[3 * k + j] != molecule for k, molecule in enumerate(molecules) for j in range(3)]
+    assert np.mean(differ) > 0.5
+    distinct = [len({*map(tuple, variants[3 * k : 3 * k + 3])}) for k in range(len(molecules))]
+    assert np.mean(distinct) > 2
+
+
+def test_the_vocabulary_covers_the_variants_and_the_merges_are_those_without_them(with_variants, in_one_piece):
+    out, _ = with_variants
+    vocabulary, molecules, variants = read_all(out)
+    known = {*vocabulary.symbols}
+    assert known == {symbol for string in molecules + variants for symbol in string}
+    assert known > {symbol for string in molecules for symbol in string}  # so that the line above says something
+    without = Vocabulary.from_json(read_json(in_one_piece[0] / "tokens" / "vocabulary.json"), "")
+    spelt = [[each.text([one]) + each.text([other]) for one, other in each.merges] for each in (vocabulary, without)]
+    assert spelt[0] == spelt[1] != []
+
+
+def test_variants_are_no_rows(with_variants, in_one_piece):
+    out, books = with_variants
+    folder, before = in_one_piece
+    assert books["variants"] == 3 * books["splits"]["train"]
+    assert 0 <= books["variants_replaced_by_canonical"] < books["variants"] / 10
+    same = ("rows_in", "kept", "rejected", "duplicates", "splits")
+    assert {name: books[name] for name in same} == {name: before[name] for name in same}
+    for name in ("molecules.parquet", "rejected.parquet"):
+        assert (out / name).read_bytes() == (folder / "tokens" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("shares", "workers", "rows"), [(3, 1, 16_384), (40, 1, 7), (1, 2, 50)])
+def test_variants_do_not_depend_on_shares_workers_nor_on_the_rows_in_memory_at_once(
+    tmp_path, with_variants, in_one_piece, monkeypatch, shares, workers, rows
+):
+    out, books = with_variants
+    monkeypatch.setattr(tables, "ROW_GROUP", 20)
+    monkeypatch.setattr(stage, "BATCH_ROWS", rows)
+    dataset = in_one_piece[0] / "data.parquet"
+    assert run(dataset, tmp_path / "tokens", WITH_VARIANTS, shares, workers) == books
+    for name in (*FILES, "books.json"):
+        assert (tmp_path / "tokens" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_variants_do_not_depend_on_the_rows_around_them(tmp_path, lay_down, many):
+    spellings = []
+    for name, rows in (("one", many), ("reversed", many[::-1])):
+        run(lay_down([(one, "") for one in rows]), tmp_path / name, WITH_VARIANTS)
+        _, found, variants = read_all(tmp_path / name)
+        spellings.append({tuple(one): variants[3 * k : 3 * k + 3] for k, one in enumerate(found)})
+    assert spellings[0] == spellings[1]
+
+
+def test_without_variants_the_store_holds_none_and_the_books_do_not_speak_of_them(in_one_piece):
+    folder, books = in_one_piece
+    assert read_variants(folder / "tokens" / "tokens.safetensors") is None
+    assert not any("variants" in name for name in books)
+
+
+@pytest.mark.parametrize("cause", ["not_selfies", "too_long"])
+def test_a_variant_that_will_not_do_is_the_canonical_string_and_counted(tmp_path, lay_down, many, monkeypatch, cause):
+    def encode_canonical_only(smiles):
+        if smiles == standardise(smiles):
+            return encode(smiles)
+        if cause == "not_selfies":
+            raise Rejected(cause)
+        return ["[C]"] * (SETTINGS.max_tokens + 1)
+
+    monkeypatch.setattr(stage, "encode", encode_canonical_only)
+    books = run(lay_down([(one, "") for one in many]), tmp_path / "tokens", WITH_VARIANTS)
+    _, molecules, variants = read_all(tmp_path / "tokens")
+    assert variants == [molecule for molecule in molecules for _ in range(3)]
+    assert books["variants"] / 2 < books["variants_replaced_by_canonical"] <= books["variants"]
+    assert books["rejected"] == {} and books["kept"] + books["duplicates"] == len(many)
+
+
+def test_blocks_made_for_another_number_of_variants_are_refused(tmp_path, lay_down, many):
+    featurize_block(lay_down([(one, "") for one in many]), SETTINGS, tmp_path / "block.parquet")
+    with pytest.raises(DataError, match="0 variants written, [1-9][0-9]* announced"):
+        featurize([tmp_path / "block.parquet"], WITH_VARIANTS, tmp_path / "tokens")
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])

@@ -23,7 +23,10 @@ HEAVY = [
     "sklearn",
     "typer",
 ]
-CORE = ["training", "dataset", "networks", "vae", "objective", "sampling", "vocabulary", "seeds"]
+CORE = [
+    "training", "dataset", "recurrence", "networks", "priors", "vae", "objective", "decoding", "encoding", "monitor",
+    "distributed", "sampling", "vocabulary", "seeds",
+]  # fmt: skip
 
 
 def imported_by(*modules: str) -> set[str]:

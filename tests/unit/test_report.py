@@ -29,7 +29,8 @@ SMILES = (
 METRIC = {
     "name": "FCD/Test", "value": 9.3, "n": 10000, "better": "lower", "reference": "MOSES test, 176074 molecules",
     "implementation": "fcd_torch ChemNet 1.0.7", "description": "Fréchet ChemNet distance",
-    "baselines": {"random_tokens": 43.1, "untrained_model": 45.0, "training_molecules": 0.1},
+    "baselines": {"random_tokens": 43.1, "untrained_model": 45.0, "aggregate_posterior": 7.2,
+                  "training_molecules": 0.1},
 }  # fmt: skip
 
 
@@ -55,8 +56,15 @@ def history(epochs: int) -> pd.DataFrame:
         {"epoch": epoch, "step": 39 * epoch, "seconds": 30.0 * epoch, "molecules_per_s": 650.0, "kl_weight": 0.1,
          "learning_rate": 1e-3, "train_loss_nats": loss, "train_reconstruction_nats": loss - 1, "train_kl_nats": 9.0,
          "valid_loss_nats": loss + 9, "valid_reconstruction_nats": loss, "valid_kl_nats": 9.0,
-         "valid_token_accuracy": 0.7, "active_units": 60}
+         "valid_token_accuracy": 0.7, "valid_free_token_accuracy": 0.4, "valid_exact_reconstruction": 0.031,
+         "active_units": 60, "mutual_information_nats": 5.5}
     )  # fmt: skip
+
+
+def dimensions(epochs: int) -> pd.DataFrame:
+    """KL of 128 latent dimensions, of which half are in use."""
+    rows = [(epoch, d, 0.2 * epoch if d % 2 else 0.0) for epoch in range(1, epochs + 1) for d in range(128)]
+    return pd.DataFrame(rows, columns=["epoch", "dimension", "kl_nats"])
 
 
 class Folder:
@@ -74,7 +82,7 @@ class Folder:
         for stage, name in (("train", "model"), ("sample", "samples"), ("validate", "validation")):
             self.json(f"{name}/books.json", {"stage": stage, **closed})
         self.model = {
-            "format_version": 1,
+            "format_version": 2,
             "settings": {"data": {}, "featurize": {}, "model": {"latent_dim": 128}, "train": {"seed": 0}},
             "versions": {"molvae": "0.1.0", "torch": "2.9.0"},
             "lineage": {"id": "a3f9" * 16, "dataset_sha256": "0b" * 32, "tokens_sha256": "77" * 32,
@@ -85,7 +93,9 @@ class Folder:
         }  # fmt: skip
         self.json("model/model.json", self.model)
         self.metrics([METRIC])
+        self.json("model/prior.json", {"format_version": 2, "settings": {"kind": "mixture"}})
         self.table("model/history.csv", history(9))
+        self.table("model/dimensions.csv", dimensions(9))
         self.table("validation/molecules.parquet", molecules())
         self.table("validation/reference.parquet", molecules().drop(columns=["index", "is_valid", "reason"]))
         self.rejected("C1CC")
@@ -212,11 +222,15 @@ def test_every_header_cell_has_a_scope_and_every_link_a_target(page: str) -> Non
 
 def test_missing_files_are_named_on_the_page(folder: Folder) -> None:
     for name in ("validation/metrics.json", "validation/molecules.parquet", "validation/reference.parquet",
-                 "model/history.csv", "tokens/rejected.parquet"):  # fmt: skip
+                 "model/prior.json", "model/history.csv", "model/dimensions.csv",
+                 "tokens/rejected.parquet"):  # fmt: skip
         (folder.path / name).unlink()
     folder.dataset.unlink()
     text = text_of(folder.page())
-    assert "Incomplete: books.json, validation/metrics.json, model/history.csv" in text
+    assert (
+        "Incomplete: books.json, validation/metrics.json, model/prior.json, model/history.csv, model/dimensions.csv"
+        in text
+    )
     assert "has not been validated yet" in text and "No training history" in text
     assert "Not drawn, for no value is known: mw, logp, qed, sa, tpsa, rings, heavy_atoms." in text
 
@@ -226,7 +240,16 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
         render(tmp_path, tmp_path / "books.json", title="x")
 
 
-@pytest.mark.parametrize("name", ["validation/molecules.parquet", "model/model.json", "model/history.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "validation/molecules.parquet",
+        "model/model.json",
+        "model/prior.json",
+        "model/dimensions.csv",
+        "model/history.csv",
+    ],
+)
 def test_a_damaged_file_is_named_in_the_error(folder: Folder, name: str) -> None:
     (folder.path / name).write_bytes(b"")
     with pytest.raises(DataError, match=Path(name).name):
@@ -296,11 +319,29 @@ def test_progress_is_none_where_the_metric_cannot_tell_random_tokens_from_traini
     assert summary.progress(METRIC) == pytest.approx((43.1 - 9.3) / 43.0)
 
 
-@pytest.mark.parametrize(("column", "value"), [("active_units", 12), ("valid_kl_nats", 0.9)])
+@pytest.mark.parametrize(
+    ("column", "value"), [("active_units", 12), ("valid_kl_nats", 0.9), ("mutual_information_nats", 0.6)]
+)
 def test_a_collapsed_posterior_raises_a_warning(page: str, folder: Folder, column: str, value: float) -> None:
     assert "Posterior collapse" not in text_of(page) + folder.notes()
     folder.table("model/history.csv", history(9).assign(**{column: value}))
     assert "Posterior collapse" in folder.notes()
+
+
+def test_a_plain_autoencoder_has_no_posterior_to_collapse(folder: Folder) -> None:
+    table = history(9).assign(valid_kl_nats=0.0, active_units=3).drop(columns="mutual_information_nats")
+    folder.table("model/history.csv", table)
+    folder.table("model/dimensions.csv", dimensions(0))
+    sizes = {"latent_dim": 128, "variational": False}
+    folder.json("model/model.json", {**folder.model, "settings": {"model": sizes, "train": {"seed": 0}}})
+    assert "Posterior collapse" not in folder.notes()
+    assert len(specs_of(folder.page())) == 15  # without the mutual information and the dimensions
+
+
+def test_what_the_prior_loses_is_said_beside_what_kind_it_is(folder: Folder) -> None:
+    assert "'prior gap', '2.100', 'FCD/Test lost to the prior (mixture)'" in folder.notes()
+    folder.metrics([{**METRIC, "baselines": {"random_tokens": 43.1, "training_molecules": 0.1}}])
+    assert "prior gap" not in folder.notes()
 
 
 def test_figures_are_those_of_the_best_epoch(folder: Folder) -> None:
@@ -358,9 +399,9 @@ def test_a_drawing_takes_the_text_colour_of_the_page_and_has_no_background() -> 
 
 def test_charts_carry_bins_and_epochs_never_molecules(page: str) -> None:
     specs = specs_of(page)
-    assert len(specs) == 14
+    assert len(specs) == 17
     rows = [len(data) for spec in specs for data in spec["datasets"].values()]
-    assert max(rows) <= 2 * charts.BINS + 3
+    assert max(rows) <= max(2 * charts.BINS + 3, 128)  # 128 latent dimensions
     assert all(spec["description"] for spec in specs)
 
 
@@ -385,6 +426,7 @@ def test_a_property_of_one_value_still_has_bins() -> None:
 def test_each_chart_is_valid_vega_lite() -> None:
     found = {**charts.training_charts(history(3)), **charts.property_charts(molecules(), molecules())}
     assert set(found) == {*charts.CURVES, *charts.TITLES}
+    found["dimensions"] = charts.dimension_chart(dimensions(3), 3)
     for chart in found.values():
         chart.to_dict(validate=True)  # raises SchemaValidationError
 
@@ -393,6 +435,14 @@ def test_charts_can_be_saved_as_svg(tmp_path: Path) -> None:
     chart = charts.property_charts(molecules(), molecules())["mw"]
     chart.save(tmp_path / "mw.svg")
     assert "molecular weight" in (tmp_path / "mw.svg").read_text("utf-8")
+
+
+def test_the_dimensions_of_the_best_epoch_are_drawn_by_their_kl_and_those_of_none_are_not() -> None:
+    spec = charts.dimension_chart(dimensions(5), 4).to_dict()
+    (rows,) = spec["datasets"].values()
+    assert [round(row["kl_nats"], 9) for row in rows] == [0.8] * 64 + [0.0] * 64
+    assert [row["rank"] for row in rows] == list(range(1, 129))
+    assert charts.dimension_chart(dimensions(5), 6) is charts.dimension_chart(dimensions(0), None) is None
 
 
 def test_several_rows_an_epoch_are_drawn_over_steps() -> None:

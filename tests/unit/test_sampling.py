@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from molvae import sampling
-from molvae.sampling import CHUNK, _choose, decode_points, sample_prior
+from molvae import decoding, sampling
+from molvae.decoding import _choose, decode_points
+from molvae.sampling import CHUNK, sample_at, sample_prior
 from molvae.seeds import generator
 from molvae.vae import untrained
 from molvae.vocabulary import BOS, EOS, PAD, UNK
@@ -129,7 +130,7 @@ def teacher_forced(model, z, ids):
     ids = torch.from_numpy(ids).T
     inputs = torch.cat([torch.full((1, ids.shape[1]), BOS), ids[:-1]])
     with torch.no_grad():
-        logits, _ = model.decoder(inputs, z, model.decoder.start(z))
+        logits = model.decoder(inputs, z)
     logits[..., [PAD, BOS, UNK]] = -torch.inf
     each = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     return torch.where(ids == PAD, 0.0, each).double().sum(0).numpy()
@@ -149,7 +150,7 @@ def test_temperature_zero_takes_the_likeliest_token_whatever_the_random_numbers(
     assert same(greedy, decode_points(model, z, 1 - uniforms, 0))
     ids = torch.from_numpy(greedy.ids).T
     with torch.no_grad():
-        logits, _ = model.decoder(torch.cat([torch.full((1, 64), BOS), ids[:-1]]), z, model.decoder.start(z))
+        logits = model.decoder(torch.cat([torch.full((1, 64), BOS), ids[:-1]]), z)
     logits[..., [PAD, BOS, UNK]] = -torch.inf
     assert torch.equal(torch.where(ids == PAD, PAD, logits.argmax(-1)), ids)
 
@@ -176,3 +177,23 @@ def test_the_smallest_and_the_largest_number_choose_a_token_that_can_be():
     logits = torch.tensor([[-math.inf, -math.inf, 0.0, -math.inf, 0.0]])
     assert _choose(logits, torch.tensor([0.0]), 1.0).item() == 2
     assert _choose(logits, torch.tensor([1 - 2**-24]), 1.0).item() == 4
+
+
+def test_points_of_ones_own_are_decoded_as_those_of_the_prior_are(model, whole):
+    z = torch.cat([model.prior.draw(CHUNK, generator(5, "prior", chunk)) for chunk in range(3)])[:N]
+    strings = sample_at(model, z, seed=5, temperature=1.0, max_tokens=LIMIT, threads=2)
+    assert len(strings.ids) == N
+    assert same(strings.rows(slice(2 * CHUNK)), whole.rows(slice(2 * CHUNK)))  # the last chunk is not whole there
+    assert np.isclose(strings.log_probability, whole.log_probability, rtol=1e-4).mean() > 0.8
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 99])
+def test_when_strings_that_have_ended_leave_the_batch_does_not_matter(model, monkeypatch, temperature, steps):
+    z, uniforms = points(model, 200)
+    usual = decode_points(model, z, uniforms, temperature)
+    assert 0.02 < usual.finished.mean() < 0.95
+    monkeypatch.setattr(decoding, "LEAVE_STEPS", steps)
+    other = decode_points(model, z, uniforms, temperature)
+    assert np.array_equal(other.ids, usual.ids) and np.array_equal(other.finished, usual.finished)
+    np.testing.assert_allclose(other.log_probability, usual.log_probability, rtol=1e-5, atol=1e-5)

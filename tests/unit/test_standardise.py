@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from molvae.chemistry.standardise import Rejected, parse, standardise
+from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
 
 EXAMPLES = Path(__file__).parents[2] / "data" / "moses-small.csv.gz"
 
@@ -109,3 +109,13 @@ def test_what_rdkit_says_of_a_bad_string_is_not_printed_but_kept(capfd):
     with pytest.raises(Rejected, match="valence"):
         parse("C(C)(C)(C)(C)C")
     assert capfd.readouterr() == ("", "")
+
+
+def test_randomised_spellings_are_of_the_same_molecule_and_a_function_of_it(smiles):
+    for one in map(standardise, smiles):
+        spellings = randomise(one, 8)
+        assert len(spellings) == 8
+        assert {standardise(spelling, neutralise=False) for spelling in spellings} == {one}
+        assert randomise(one, 3) == spellings[:3]
+    assert len({*randomise("CC(=O)Oc1ccccc1C(=O)O", 8)}) > 4
+    assert randomise("C", 2) == ["C", "C"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from molvae.checkpoints import load_model
-from molvae.config import FeaturizeSettings, TrainSettings
+from molvae.config import TrainSettings
 from molvae.errors import DataError, Interrupted, ModelFileError, TrainingError
 from molvae.stages import train as stage
-from molvae.stages.featurize import featurize, featurize_block
 from molvae.vae import untrained
 
 SETTINGS = TrainSettings(epochs=3, batch_size=8, learning_rate=0.01, patience=9)
@@ -22,22 +24,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def tokens(tmp_path, lay_down, smiles):
-    splits = ["train"] * 22 + ["valid"] * 6 + ["test"] * 4
-    rows = [(one, splits[number]) for number, one in enumerate(sorted(smiles, key=len, reverse=True))]
-    featurize_block(lay_down(rows), FeaturizeSettings(), tmp_path / "block.parquet")
-    featurize([tmp_path / "block.parquet"], FeaturizeSettings(), tmp_path / "tokens")
-    return tmp_path / "tokens"
+def tokens(featurised):
+    return featurised(train=22, valid=6)
 
 
 @pytest.fixture
 def train(tokens, sizes, tmp_path):
     """train(name) trains into a folder of that name; its checkpoints are beside it."""
 
-    def run(name, settings=SETTINGS, **more):
+    def run(name, settings=SETTINGS, of_model=None, tokens=tokens, **more):
         stage.train(
             tokens,
-            sizes,
+            sizes.model_copy(update=of_model or {}),
             settings,
             tmp_path / name,
             checkpoints=tmp_path / "checkpoints",
@@ -62,6 +60,7 @@ def test_a_training_leaves_a_model_its_history_and_closed_books(train, tmp_path)
     folder = train("model", on_epoch=epochs.append, earlier={"featurize": {"stereo": "keep"}})
     assert sorted(path.name for path in folder.iterdir()) == [
         "books.json",
+        "dimensions.csv",
         "history.csv",
         "model.json",
         "model.safetensors",
@@ -74,6 +73,13 @@ def test_a_training_leaves_a_model_its_history_and_closed_books(train, tmp_path)
     assert card["settings"]["featurize"] == {"stereo": "keep"} and card["settings"]["train"]["batch_size"] == 8
     assert card["training"]["epochs_run"] == 3 and card["training"]["molecules"] == 22
     assert card["metrics"] == epochs[card["training"]["best_epoch"] - 1]
+    assert card["collapsed"] == (card["metrics"]["mutual_information_nats"] < math.log(2))
+    assert card["training"]["processes"] == 1
+    with open(folder / "dimensions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["dimension"]) for row in rows] == [(str(e), str(d)) for e in (1, 2, 3) for d in range(5)]
+    last = sum(float(row["kl_nats"]) for row in rows if row["epoch"] == "3")
+    assert last == pytest.approx(epochs[2]["valid_kl_nats"], rel=1e-5)
     assert len(history(folder)) == len(epochs) == 3
     assert not list((tmp_path / "checkpoints").iterdir())  # done: nothing to resume
 
@@ -128,6 +134,63 @@ def test_a_loss_that_is_not_finite_writes_no_model(train, tmp_path, monkeypatch)
     assert not (tmp_path / "model").exists() and not list(tmp_path.glob("checkpoints/*"))
 
 
+def test_a_plain_autoencoder_has_no_dimensions_to_tell_of_and_is_never_collapsed(train):
+    folder = train("model", of_model={"variational": False})
+    assert (folder / "dimensions.csv").read_text().split() == ["epoch,dimension,kl_nats"]
+    assert "mutual_information_nats" not in history(folder)[0]
+    model, _, card = load_model(folder)
+    assert not model.variational and card["collapsed"] is False
+
+
+def test_a_vamp_prior_starts_at_training_molecules(train, monkeypatch):
+    started = []
+
+    def spy(*given):
+        started.append(untrained(*given))
+        return started[0]
+
+    monkeypatch.setattr(stage, "untrained", spy)
+    monkeypatch.setattr(stage.Run, "fit", lambda run, **more: (_ for _ in ()).throw(TrainingError("enough")))
+    with pytest.raises(TrainingError, match="enough"):
+        train("model", of_model={"prior": "vamp", "prior_components": 4})
+    (model,) = started
+    table = model.encoder.embedding.weight
+    for inputs, length in zip(model.prior.inputs.unbind(1), model.prior.lengths.tolist(), strict=True):
+        assert all((table == one).all(1).any() for one in inputs[:length])  # each is a token
+
+
+def test_the_encoder_reads_other_spellings_if_there_are_any_and_a_run_that_lacks_them_is_refused(
+    train, featurised, monkeypatch
+):
+    settings = SETTINGS.model_copy(update={"variant_input": 0.5})
+    with pytest.raises(
+        TrainingError, match=r"train\.variant_input is 0\.5, but .* Set featurize\.variants to 1 or more"
+    ):
+        train("model", settings)
+    tokens, read = featurised(train=22, valid=6, variants=2), []
+    fit = stage.Run.fit
+    monkeypatch.setattr(stage.Run, "fit", lambda run, **more: read.append(run.spellings) or fit(run, **more))
+    train("with", settings, tokens=tokens)
+    train("without", tokens=tokens)
+    assert len(read[0]) == 3 * 22 and read[1] is None
+
+
+def test_a_run_that_cannot_fit_is_refused_before_the_network_is_made(train, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(stage, "untrained", lambda *given: pytest.fail("made"))
+    with pytest.raises(TrainingError, match=r"training needs about .* GiB are free\. Lower "):
+        train("model")
+
+
+def test_a_gpu_that_runs_out_of_memory_says_what_to_lower(train, monkeypatch):
+    def full(run, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
+
+    monkeypatch.setattr(stage.Run, "fit", full)
+    with pytest.raises(TrainingError, match=r"lower train\.batch_size.*Tried to allocate 9 GiB\)$"):
+        train("model")
+
+
 def test_tokens_of_another_vocabulary_are_refused(train, tokens):
     content = json.loads((tokens / "vocabulary.json").read_text())
     content |= {"symbols": content["symbols"][:5], "merges": []}
@@ -143,5 +206,11 @@ def test_a_token_folder_that_lacks_a_file_is_an_error_that_names_it(train, token
         train("model")
 
 
-def test_a_job_without_a_gpu_runs_on_the_cpu():
+def test_a_job_without_a_gpu_runs_on_the_cpu_and_one_of_several_on_that_of_its_rank(monkeypatch):
     assert stage.choose_device(0) == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert stage.choose_device(0) == CPU
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert stage.choose_device(1) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert stage.choose_device(4) == torch.device("cuda", 3)

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from molvae import training
 from molvae.config import ModelSettings, TrainSettings
+from molvae.dataset import TokenSet
+from molvae.decoding import decode_points
 from molvae.errors import Interrupted, TrainingError
 from molvae.objective import reconstruction_nats
-from molvae.sampling import decode_points
-from molvae.training import Run, evaluate
+from molvae.training import Run, evaluate, is_collapsed
 from molvae.vae import untrained
+from molvae.vocabulary import UNK
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=3, batch_size=5, learning_rate=0.01, patience=9, seed=4)
@@ -28,13 +30,14 @@ CLOCK = {"seconds", "molecules_per_s"}
 
 @pytest.fixture(scope="module")
 def start(tokens, vocabulary, sizes):
-    """start(**settings) makes a run from the same first weights each time."""
+    """start(**settings) makes a run from the same first weights each time; settings of `model` or of `train`."""
 
-    def make(train=None, valid=None, **changes) -> Run:
-        chosen = SETTINGS.model_copy(update=changes)
-        rows = np.arange(len(tokens))
+    def make(train=None, valid=None, variants=None, **changes) -> Run:
+        of_model = {name: changes.pop(name) for name in list(changes) if name in ModelSettings.model_fields}
+        chosen, rows = SETTINGS.model_copy(update=changes), np.arange(len(tokens))
         train, valid = train or tokens.select(rows[VALID:]), valid or tokens.select(rows[:VALID])
-        return Run(untrained(len(vocabulary), sizes, chosen.seed), train, valid, chosen, CPU)
+        model = untrained(len(vocabulary), sizes.model_copy(update=of_model), chosen.seed)
+        return Run(model, train, valid, chosen, CPU, variants=variants)
 
     return make
 
@@ -134,7 +137,7 @@ def test_training_leaves_the_global_generators_alone(start):
 
 
 def test_a_row_of_the_history_adds_up(start):
-    rows, run = [], start(kl_weight=0.5, kl_warmup=1.0)
+    rows, run = [], start(kl_weight=0.5, kl_warmup=1.0, kl_schedule="linear", free_nats=0.1)
     run.fit(on_epoch=rows.append)
     assert rows == run.progress.history
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -142,11 +145,14 @@ def test_a_row_of_the_history_adds_up(start):
     for row in rows:
         assert row["kl_weight"] == pytest.approx(0.5 * (row["step"] - 1) / STEPS)
         assert row["train_loss_nats"] == pytest.approx(
-            row["train_reconstruction_nats"] + row["kl_weight"] * row["train_kl_nats"]
+            row["train_reconstruction_nats"] + row["kl_weight"] * max(row["train_kl_nats"], 0.1)
         )
         assert row["valid_loss_nats"] == pytest.approx(row["valid_reconstruction_nats"] + row["valid_kl_nats"])
         assert 0 <= row["valid_token_accuracy"] <= 1 and row["seconds"] > 0 and row["molecules_per_s"] > 0
+        assert 0 <= row["valid_free_token_accuracy"] <= 1 and 0 <= row["valid_exact_reconstruction"] <= 1
+        assert -0.1 < row["mutual_information_nats"] <= math.log(VALID) + 1e-6
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    assert np.sum(run.progress.kl_by_dimension, axis=1) == pytest.approx([row["valid_kl_nats"] for row in rows])
 
 
 def test_the_first_loss_is_near_that_of_even_odds(start, vocabulary):
@@ -186,12 +192,13 @@ def test_patience_does_not_run_out_while_the_kl_weight_rises(start, monkeypatch)
     measured = evaluate
 
     def worse_and_worse(*arguments):
-        return {**measured(*arguments), "valid_kl_nats": 100.0 * next(worse)}
+        found, by_dimension = measured(*arguments)
+        return {**found, "valid_kl_nats": 100.0 * next(worse)}, by_dimension
 
     monkeypatch.setattr(training, "evaluate", worse_and_worse)
-    run = start(epochs=8, patience=2, kl_warmup=0.5)
+    run = start(epochs=8, patience=2, kl_warmup=0.5, kl_schedule="linear")
     assert run.fit() == "early"
-    assert len(run.progress.history) == 5  # it rises until epoch 4 ends, which counts, as does the fifth
+    assert len(run.progress.history) == 6  # the weight is whole from the first step of epoch 5: it and the sixth count
     assert run.progress.best_epoch == 1
 
 
@@ -222,7 +229,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(
 
 def test_a_held_out_loss_that_is_not_finite_ends_training_too(start, monkeypatch):
     measured = evaluate
-    monkeypatch.setattr(training, "evaluate", lambda *given: {**measured(*given), "valid_loss_nats": math.inf})
+    monkeypatch.setattr(training, "evaluate", lambda *given: (measured(*given)[0] | {"valid_loss_nats": math.inf}, []))
     run, saved = start(), []
     with pytest.raises(TrainingError, match=rf"not finite at step {EPOCH}"):
         run.fit(save=saved.append)
@@ -244,23 +251,25 @@ def test_held_out_figures_do_not_depend_on_the_batch_size_but_for_the_noise(star
     one, other = (
         evaluate(run.model, tokens, SETTINGS.model_copy(update={"batch_size": size}), CPU) for size in (3, 100)
     )
-    assert one == pytest.approx(other, rel=1e-4)
+    assert one[0] == pytest.approx(other[0], rel=1e-4)
+    assert one[1] == pytest.approx(other[1], rel=1e-4)
 
 
 def test_held_out_figures_worked_by_hand(start, tokens):
     run = start()
-    figures = evaluate(run.model, tokens, SETTINGS, CPU)
-    assert evaluate(run.model, tokens, SETTINGS, CPU) == figures  # the same noise each time
+    assert evaluate(run.model, tokens, SETTINGS, CPU) == evaluate(run.model, tokens, SETTINGS, CPU)  # the same noise
     with torch.inference_mode():
         for parameter in run.model.parameters():
             parameter.zero_()
         run.model.decoder.state_to_logits.bias[7] = 100.0  # always says 7
-    figures = evaluate(run.model, tokens, SETTINGS, CPU)
+    figures, by_dimension = evaluate(run.model, tokens, SETTINGS, CPU)
     right = int((tokens.ids == 7).sum())
     count = len(tokens.ids) + len(tokens)  # each molecule has an end
     assert figures["valid_token_accuracy"] == right / count
     assert figures["valid_reconstruction_nats"] == pytest.approx(100 * (count - right) / len(tokens), rel=1e-5)
-    assert (figures["valid_kl_nats"], figures["active_units"]) == (0, 0)
+    assert (figures["valid_kl_nats"], figures["active_units"], by_dimension) == (0, 0, [0.0] * 5)
+    assert figures["mutual_information_nats"] == pytest.approx(0, abs=1e-9)
+    assert figures["valid_exact_reconstruction"] == 0
 
 
 def test_a_small_model_learns_twenty_molecules_by_heart(tokens, vocabulary):
@@ -276,8 +285,117 @@ def test_a_small_model_learns_twenty_molecules_by_heart(tokens, vocabulary):
     batch = twenty.batch(np.arange(20))
     with torch.inference_mode():
         mu, _ = run.model.encoder(batch.inputs[1:], batch.lengths)
-        logits, _ = run.model.decoder(batch.inputs, mu, run.model.decoder.start(mu))
+        logits = run.model.decoder(batch.inputs, mu)
         assert reconstruction_nats(logits, batch.targets) < 1.0
     strings = decode_points(run.model, mu, torch.zeros(60, 20), temperature=0)
     exact = sum(vocabulary.text(strings.ids[k]) == vocabulary.text(twenty[k]) for k in range(20))
     assert exact >= 17
+    assert last["valid_exact_reconstruction"] == exact / 20
+    assert last["mutual_information_nats"] > 2 and not is_collapsed(last)  # of log 20 = 3.0
+
+
+MAKES = {
+    "lstm": {"encoder_cell": "lstm", "decoder_cell": "lstm"},
+    "both directions": {"encoder_bidirectional": True, "encoder_layers": 2},
+    "mixture": {"prior": "mixture", "prior_components": 3},
+    "vamp": {"prior": "vamp", "prior_components": 3},
+    "flow": {"prior": "flow"},
+    "word dropout": {"word_dropout": 0.4},
+    "other spellings": {"variant_input": 0.5},
+    "plain autoencoder": {"variational": False},
+    "target, in cycles": {"target_kl": 2.0, "kl_schedule": "cyclical"},
+}
+
+
+def spelled(tokens, each: int = 2) -> TokenSet:
+    """So many variants of each training molecule: its tokens turned round by some steps, so that all differ."""
+    rows = [tokens[row].tolist() for row in range(VALID, len(tokens))]
+    return TokenSet.of([row[-turn:] + row[:-turn] for row in rows for turn in range(1, each + 1)])
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_run_of_any_make_is_the_same_again_and_the_same_after_interruptions(start, whole, tokens, make):
+    def again() -> Run:
+        return start(variants=spelled(tokens), free_nats=0.1, **MAKES[make])
+
+    torch.rand(3)
+    undisturbed = again()
+    undisturbed.fit()
+    assert_same(fit_with_interruptions(again, {1, EPOCH + 2, 2 * EPOCH}), undisturbed)
+    assert without_clock(undisturbed.progress.history) != without_clock(whole.progress.history)
+    assert all(weight.isfinite().all() for weight in undisturbed.model.state_dict().values())
+
+
+def test_the_loss_of_a_plain_autoencoder_has_no_kl_term(start):
+    one, other = start(variational=False), start(variational=False, kl_weight=50.0, target_kl=7.0, free_nats=9.0)
+    for run in (one, other):
+        run.fit()
+        assert run.progress.kl_by_dimension == [[]] * 3
+        for row in run.progress.history:
+            assert row["train_kl_nats"] == row["valid_kl_nats"] == 0
+            assert row["train_loss_nats"] == row["train_reconstruction_nats"]
+            assert "mutual_information_nats" not in row
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_a_latent_space_that_is_not_used_is_said_loudly_once_the_kl_weight_is_up(start, caplog):
+    run = start(kl_weight=50.0, free_nats=0.0, kl_schedule="constant")
+    run.fit()
+    assert all(is_collapsed(row) for row in run.progress.history)
+    said = [entry for entry in caplog.records if "POSTERIOR COLLAPSE" in entry.getMessage()]
+    assert len(said) == 3 and {entry.levelname for entry in said} == {"WARNING"}
+    assert "Raise train.free_nats or lower train.kl_weight" in said[0].getMessage()
+    caplog.clear()
+    start(kl_weight=50.0, free_nats=0.0, kl_schedule="linear", kl_warmup=1.0).fit()
+    start(variational=False).fit()
+    assert "COLLAPSE" not in caplog.text
+
+
+def source_of(run: Run, rows) -> list[list[int]]:
+    """What the encoder reads in place of these molecules."""
+    ids, lengths = run._batch(np.array(rows), np.arange(len(rows))).read
+    return [column[:length].tolist() for column, length in zip(ids.T, lengths.tolist(), strict=True)]
+
+
+def test_the_encoder_reads_the_variants_of_its_own_molecule_and_all_of_them_in_turn(start, tokens):
+    variants = spelled(tokens, each=3)
+    run, rows = start(variants=variants, variant_input=1.0), [4, 0, 25, 4, 13]
+    seen: dict[int, set] = {row: set() for row in rows}
+    for step in range(60):
+        run.progress.step = step
+        assert source_of(run, rows) == source_of(run, rows)  # a function of the step
+        for row, ids in zip(rows, source_of(run, rows), strict=True):
+            seen[row].add(tuple(ids))
+    for row in rows:
+        assert seen[row] == {tuple(variants[row * 3 + k].tolist()) for k in range(3)}
+
+
+def test_a_fraction_of_the_molecules_is_read_in_another_spelling_and_the_rest_as_it_is(start, tokens):
+    run, rows = start(variants=spelled(tokens), variant_input=0.25), list(range(26))
+    changed = []
+    for step in range(100):
+        run.progress.step = step
+        changed += [ids != run.train[row].tolist() for row, ids in zip(rows, source_of(run, rows), strict=True)]
+    distinct = np.mean([len(set(run.train[row].tolist())) > 1 for row in rows])
+    assert np.mean(changed) == pytest.approx(0.25 * distinct, abs=0.04)  # 2600 draws: 4.7 standard errors
+    batch = run._batch(np.array(rows), np.arange(26))
+    assert torch.equal(batch.inputs, run.train.batch(np.array(rows)).inputs)  # the decoder's is never another
+    assert start(variants=spelled(tokens))._batch(np.array(rows), np.arange(26)).source is None
+
+
+def test_word_dropout_hides_the_fraction_of_tokens_it_is_told_and_never_the_beginning(start):
+    run = start(word_dropout=0.3)
+    run.generator.manual_seed(0)
+    batch = run.train.batch(np.arange(26))
+    written = torch.cat([run._written(batch) for _ in range(20)], dim=1)
+    inputs = batch.inputs.repeat(1, 20)
+    hidden = written != inputs
+    assert (written[hidden] == UNK).all() and not hidden[0].any()
+    assert hidden[1:].float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert start()._written(batch) is batch.inputs
+
+
+def test_bfloat16_is_for_gpus_and_changes_nothing_on_a_cpu(start, whole):
+    run = start(precision="bfloat16")
+    run.fit()
+    assert_same(run, whole)

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 
 from molvae.checkpoints import save_model
-from molvae.config import FeaturizeSettings, SampleSettings, ValidateSettings
+from molvae.config import SampleSettings, ValidateSettings
 from molvae.errors import DataError
 from molvae.files import read_json
 from molvae.share import Share
-from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.sample import sample_block
 from molvae.stages.validate import headline, validate, validate_block
 from molvae.vae import untrained
@@ -23,12 +22,8 @@ DRAWN = {"seed": 0, "temperature": 1.0, "max_tokens": 12, "threads": 1}
 
 
 @pytest.fixture
-def tokens(tmp_path, lay_down, smiles):
-    splits = ["train"] * 20 + ["valid"] * 4 + ["test"] * 8
-    rows = [(one, splits[number]) for number, one in enumerate(sorted(smiles, key=len, reverse=True))]
-    featurize_block(lay_down(rows), FeaturizeSettings(), tmp_path / "tokens.parquet")
-    featurize([tmp_path / "tokens.parquet"], FeaturizeSettings(), tmp_path / "tokens")
-    return tmp_path / "tokens"
+def tokens(featurised):
+    return featurised(train=20, valid=4)
 
 
 @pytest.fixture
@@ -95,7 +90,12 @@ def test_every_figure_says_what_it_is_and_stands_beside_its_null_and_its_ceiling
         }
         assert figure["n"] <= 8, name
     for name in ("valid", "kept_tokens", "Novelty"):
-        assert set(found[name]["baselines"]) == {"random_tokens", "untrained_model", "training_molecules"}
+        assert set(found[name]["baselines"]) == {
+            "random_tokens",
+            "untrained_model",
+            "aggregate_posterior",
+            "training_molecules",
+        }
     assert found["kept_tokens"]["baselines"]["training_molecules"] == 1
     assert found["kept_tokens"]["baselines"]["random_tokens"] < 0.8
     assert found["Novelty"]["baselines"]["training_molecules"] == 0

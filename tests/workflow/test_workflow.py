@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from workspace import BIN, MOLECULES, SETTINGS, Place, with_changes, write_molecules
 
-AFTER_TRAIN = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
+AFTER_PRIOR = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
 EPOCHS = SETTINGS["train"]["epochs"]
 
 
@@ -101,13 +101,14 @@ def test_a_second_run_has_nothing_to_do(copy):
 @pytest.mark.parametrize(
     ("change", "planned"),
     [
-        ({"sample": {"n": 80}}, AFTER_TRAIN),
+        ({"sample": {"n": 80}}, AFTER_PRIOR),
         # the blocks are temporary files, so they come with it
         ({"validate": {"reference": "train"}}, {"validate_block": 2, "validate": 1, "report": 1}),
-        ({"train": {"epochs": 3}}, {"train": 1, **AFTER_TRAIN}),
+        ({"prior": {"kind": "flow"}}, {"prior": 1, **AFTER_PRIOR}),
+        ({"train": {"epochs": 3}}, {"train": 1, "prior": 1, **AFTER_PRIOR}),
         ({"tracking": {"experiment": "other", "register": "sampler"}}, {}),
     ],
-    ids=["sample", "validate", "train", "tracking"],
+    ids=["sample", "validate", "prior", "train", "tracking"],
 )
 def test_a_changed_setting_re_runs_its_stage_and_what_follows(copy, change, planned):
     assert copy.plan(settings=with_changes(**change)) == planned
@@ -121,7 +122,7 @@ def test_other_cores_threads_and_tracking_server_re_run_nothing(copy):
 def test_other_molecules_in_the_same_file_re_run_everything(copy):
     with open(copy.folder / "molecules.csv", "a") as file:
         file.write("CCO,train\n")
-    assert copy.plan() == {"fetch": 1, "featurize_block": 2, "featurize": 1, "train": 1, **AFTER_TRAIN}
+    assert copy.plan() == {"fetch": 1, "featurize_block": 2, "featurize": 1, "train": 1, "prior": 1, **AFTER_PRIOR}
 
 
 def test_an_edit_of_the_code_re_runs_the_stages_that_use_it_and_a_comment_none(copy, tmp_path):
@@ -131,7 +132,7 @@ def test_an_edit_of_the_code_re_runs_the_stages_that_use_it_and_a_comment_none(c
     module.write_text(f"# a comment\n{text}\n\n# another\n")
     assert copy.plan() == {}
     module.write_text(text.replace("def sample_prior(", "ADDED = 1\n\n\ndef sample_prior("))
-    assert copy.plan() == AFTER_TRAIN
+    assert copy.plan() == AFTER_PRIOR
 
 
 def test_a_stage_that_failed_on_a_re_run_is_not_forgotten_for_the_old_report(copy):
@@ -167,7 +168,7 @@ def mlflow_runs(finished, monkeypatch):
 def test_mlflow_has_a_run_for_the_experiment_and_under_it_one_a_stage(mlflow_runs):
     _, runs = mlflow_runs
     parent = runs.pop("example")
-    assert set(runs) == {"featurize", "train", "sample", "validate", "report"}
+    assert set(runs) == {"featurize", "train", "prior", "sample", "validate", "report"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
 
@@ -183,7 +184,8 @@ def test_mlflow_has_the_settings_figures_files_and_data_of_each_stage(mlflow_run
     assert runs["validate"].data.metrics["Novelty"] == shown["Novelty"]
     files = {
         "featurize": ("tokens", {"books.json", "vocabulary.json", "rejected.parquet"}),
-        "train": ("model", {"books.json", "model.json", "history.csv"}),
+        "train": ("model", {"books.json", "model.json", "history.csv", "dimensions.csv"}),
+        "prior": ("model", {"prior.json"}),
         "sample": ("samples", {"books.json", "samples.parquet"}),
         "validate": ("validation", {"books.json", "metrics.json", "molecules.parquet"}),
     }
@@ -209,7 +211,7 @@ def test_mlflow_has_each_training_curve_with_one_point_an_epoch(mlflow_runs, fin
 
 
 def test_the_model_in_mlflow_samples_as_the_folder_does_and_holds_no_pickle(mlflow_runs, finished):
-    (output,) = mlflow_runs[1]["train"].outputs.model_outputs
+    (output,) = mlflow_runs[1]["prior"].outputs.model_outputs
     program = f"""if True:
         import json, mlflow, molvae
         asked = {{"n": 60, "seed": 0}}
@@ -386,7 +388,7 @@ def test_the_workflow_has_no_lint(checkout):
 def test_the_moses_config_plans_one_experiment(checkout):
     command = (sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/moses.yaml", "-n")
     output = Place(checkout, checkout).shell(*command)
-    assert "total 13 " in " ".join(output.split())
+    assert "total 14 " in " ".join(output.split())
     assert "results/moses/report.html" in output and "results/example/" not in output
 
 

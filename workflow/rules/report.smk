@@ -5,6 +5,8 @@ rule report:
         rejected="results/{experiment}/tokens/rejected.parquet",
         card="results/{experiment}/model/model.json",
         history="results/{experiment}/model/history.csv",
+        dimensions="results/{experiment}/model/dimensions.csv",
+        prior="results/{experiment}/model/prior.json",
         training="results/{experiment}/model/books.json",
         samples="results/{experiment}/samples/books.json",
         metrics="results/{experiment}/validation/metrics.json",

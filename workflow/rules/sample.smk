@@ -2,6 +2,7 @@ rule sample_block:
     input:
         weights="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
+        prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
     output:
         temp("results/{experiment}/samples/blocks/{scatteritem}.parquet"),
     log:

@@ -7,6 +7,7 @@ rule train:
         weights="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
         history="results/{experiment}/model/history.csv",
+        dimensions="results/{experiment}/model/dimensions.csv",
         books="results/{experiment}/model/books.json",
     log:
         "logs/{experiment}/train.log",

@@ -29,6 +29,7 @@ rule validate:
         molecules="results/{experiment}/tokens/molecules.parquet",
         model="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
+        prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
     output:
         metrics="results/{experiment}/validation/metrics.json",
         molecules="results/{experiment}/validation/molecules.parquet",

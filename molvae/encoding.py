@@ -1,0 +1,34 @@
+"""Where molecules lie in the latent space. Shapes: n molecules, Z latent dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molvae.dataset import TokenSet
+from molvae.seeds import derive, generator
+from molvae.vae import VAE
+
+BATCH = 512
+
+
+@torch.inference_mode()
+def posterior(model: VAE, molecules: TokenSet) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(z|x), (n, Z) each on the CPU, rows as in `molecules`."""
+    device = next(model.parameters()).device
+    mu, logvar = (torch.empty(len(molecules), model.latent_dim) for _ in range(2))
+    for rows in molecules.in_order(BATCH):
+        found = model.encoder(*molecules.batch(rows, device).read)
+        mu[rows], logvar[rows] = (part.cpu() for part in found)
+    return mu, logvar
+
+
+def posterior_draws(model: VAE, molecules: TokenSet, n: int, seed: int) -> Tensor:
+    """`n` draws of the aggregate posterior, (n, Z), in random order; each molecule equally often, give or take one."""
+    random = np.random.default_rng(derive(seed, "aggregate posterior"))
+    rounds = -(-n // len(molecules))
+    rows = np.concatenate([random.permutation(len(molecules)) for _ in range(rounds)])[:n]
+    mu, logvar = posterior(model, molecules.select(rows))
+    noise = torch.randn((n, model.latent_dim), generator=generator(seed, "aggregate posterior"))
+    return mu + noise * (0.5 * logvar).exp()
