@@ -11,7 +11,7 @@ from molvae.errors import TrainingError
 from molvae.vae import VAE
 
 if TYPE_CHECKING:
-    from molvae.config import ModelSettings, TrainSettings
+    from molvae.config import ModelSettings
 
 LOWER_MEMORY = "training does not fit in memory: lower train.batch_size, a size under model, or featurize.max_tokens."
 COPIES = 5  # of the weights: themselves, gradients, Adam's two moments, the best epoch's
@@ -19,7 +19,7 @@ FLOAT = 4  # bytes
 
 
 def needed_bytes(
-    model: ModelSettings, train: TrainSettings, vocabulary_size: int, longest: int, parameters: int
+    model: ModelSettings, molecules: int, vocabulary_size: int, longest: int, parameters: int
 ) -> dict[str, int]:
     """Memory of a step on the longest molecules, bytes, by the setting that lowers it: an estimate from below."""
     directions = 2 if model.encoder_bidirectional else 1
@@ -28,13 +28,13 @@ def needed_bytes(
     each = gates * units + 3 * vocabulary_size + 2 * model.embedding_dim
     return {
         "model.decoder_hidden and the other sizes under model": COPIES * FLOAT * parameters,
-        "train.batch_size (or featurize.max_tokens)": FLOAT * train.batch_size * longest * each,
+        "train.batch_size (or featurize.max_tokens)": FLOAT * molecules * longest * each,
     }
 
 
 def check_memory(
     model: ModelSettings,
-    train: TrainSettings,
+    molecules: int,
     vocabulary_size: int,
     longest: int,
     device: torch.device,
@@ -42,13 +42,14 @@ def check_memory(
     """Refuse a run that cannot fit.
 
     Args:
+        molecules: of a step in this process.
         longest: tokens of the longest training molecule, EOS counted.
     Raises:
         TrainingError: with what is needed, what is free, and the setting that takes most.
     """
     with torch.device("meta"):  # counts without taking the memory
         parameters = sum(tensor.numel() for tensor in VAE(vocabulary_size, model).parameters())
-    needed = needed_bytes(model, train, vocabulary_size, longest, parameters)
+    needed = needed_bytes(model, molecules, vocabulary_size, longest, parameters)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if (total := sum(needed.values())) > free:
         raise TrainingError(

@@ -20,6 +20,7 @@ from molvae.vocabulary import EOS, PAD
 ACTIVE_VARIANCE = 0.01  # a latent unit counts as active above it. Source: Burda et al. 2016 (arXiv:1509.00519)
 COLLAPSED_NATS = math.log(2)  # mutual information below it: z tells less than one bit about its molecule
 MUTUAL_MOLECULES = 2000  # the estimate cannot exceed their logarithm, 7.6 nats
+PAIR_NUMBERS = 10**7  # of a block of pairs: 80 MB, a few times over
 WRITTEN_MOLECULES = 500  # written freely each epoch: 0.3 s
 
 
@@ -43,7 +44,8 @@ def mutual_information(mu: Tensor, logvar: Tensor, z: Tensor) -> float:
     Source: Hoffman & Johnson 2016; as an estimator of collapse, He et al. 2019 (arXiv:1901.05534).
     """
     mu, logvar, z = (part[:MUTUAL_MOLECULES].double() for part in (mu, logvar, z))
-    pairs = torch.cat([normal_log_density(some[:, None], mu, logvar).sum(-1) for some in z.split(50)])  # (N, N)
+    rows = max(1, PAIR_NUMBERS // mu.numel())
+    pairs = torch.cat([normal_log_density(some[:, None], mu, logvar).sum(-1) for some in z.split(rows)])  # (N, N)
     return (pairs.diagonal() - pairs.logsumexp(1) + math.log(len(z))).mean().item()
 
 

@@ -98,7 +98,7 @@ class Mixture(Prior):
         self.means.copy_(latents[torch.randint(len(latents), (components,), generator=random)])
         covariance = torch.cov(latents.T.double()).reshape(latent_dim, latent_dim)
         covariance *= components ** (-2 / (latent_dim + 4))  # Scott's rule of bandwidth
-        ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(latent_dim, dtype=torch.float64)
+        ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(latent_dim).to(covariance)
         factor = torch.linalg.cholesky(torch.linalg.inv(covariance + ridge)).float()
         self.below.copy_(factor.tril(-1).expand_as(self.below))
         self.log_diagonal.copy_(factor.diagonal().log().expand_as(self.log_diagonal))

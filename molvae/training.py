@@ -277,7 +277,7 @@ class Run:
         progress.kl_by_dimension.append(by_dimension)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         log.info(_line(row, self.settings.epochs, self.steps))
-        if weight >= settings.kl_weight and is_collapsed(row):
+        if (weight >= settings.kl_weight or progress.epoch == settings.epochs) and is_collapsed(row):
             log.warning(
                 "POSTERIOR COLLAPSE: the latent space tells %.2f nats about a molecule, less than one bit. Samples may "
                 "still look good, but encoding, interpolation and search mean nothing. Raise train.free_nats or "

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ def _train(
     vocabulary = Vocabulary.from_json(read_json(vocabulary_file), str(vocabulary_file))
     splits = read_tokens(store)
     _check_ids(splits, vocabulary, store)
-    check_memory(model_settings, settings, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
+    molecules = -(-settings.batch_size // group.size)  # of a step, in this process
+    check_memory(model_settings, molecules, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
     model = untrained(len(vocabulary), model_settings, settings.seed)
     if isinstance(model.prior, Vamp):
         model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
@@ -99,6 +100,11 @@ def _train(
     identity = fingerprint([model_settings.model_dump(), settings.model_dump(), tokens_checksum, code, device.type])
     checkpoint = checkpoints / f"{identity[:16]}.safetensors"
     _resume(run, checkpoint, identity)
+    if run.progress.step != (step := group.of_first(run.progress.step)):
+        raise TrainingError(
+            f"process {group.rank + 1} would start at step {run.progress.step}, the first one at {step}: "
+            f"{checkpoints} must be a folder that all processes see."
+        )
     first = group.rank == 0
     with _stop_requested() as stop, _memory_explained():
         stopped = run.fit(
@@ -184,7 +190,8 @@ def _resume(run: Run, checkpoint: Path, identity: str) -> None:
         )
     except (ModelFileError, RuntimeError, KeyError, TypeError) as err:
         aside = checkpoint.with_suffix(".damaged")
-        checkpoint.replace(aside)
+        with suppress(FileNotFoundError):  # another process of the group was first
+            checkpoint.replace(aside)
         log.warning("%s cannot be used (%s); it is now %s, and training starts anew.", checkpoint, err, aside.name)
 
 

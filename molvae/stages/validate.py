@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import pyarrow.parquet
 
 from molvae.books import close_books
 from molvae.checkpoints import load_model
+from molvae.config import ModelSettings, parse
 from molvae.errors import DataError, did_you_mean
 from molvae.files import read_json, write_json
 from molvae.lineage import versions
@@ -97,7 +97,7 @@ def validate(
     others: dict[str, SampleSet] = {}
     if settings.baselines:
         n = len(molecules)
-        architecture = SimpleNamespace(**card["settings"]["model"])
+        architecture = parse(ModelSettings, card["settings"]["model"], "settings.model.")
         strings = {
             "random_tokens": baselines.random_tokens(vocabulary, splits["train"].lengths, n, seed),
             "untrained_model": baselines.untrained_model(vocabulary, architecture, n, seed, max_tokens, threads),

@@ -31,7 +31,7 @@ def free(monkeypatch):
 
 def test_what_fits_passes(free):
     free(1)
-    check_memory(SIZES, TrainSettings(), 30, 40, CPU)
+    check_memory(SIZES, TrainSettings().batch_size, 30, 40, CPU)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_what_does_not_fit_is_refused_with_what_is_needed_what_is_free_and_the_s
     free, sizes, batch_size, longest, setting
 ):
     free(2)
-    model, train = SIZES.model_copy(update=sizes), TrainSettings(batch_size=batch_size)
+    model = SIZES.model_copy(update=sizes)
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in VAE(500, model).parameters())
-    needed = needed_bytes(model, train, 500, longest, parameters)
+    needed = needed_bytes(model, batch_size, 500, longest, parameters)
     tracemalloc.start()
     before = psutil.Process().memory_info().rss
     with pytest.raises(TrainingError) as caught:
-        check_memory(model, train, 500, longest, CPU)
+        check_memory(model, batch_size, 500, longest, CPU)
     assert tracemalloc.get_traced_memory()[1] < 2**24 and psutil.Process().memory_info().rss - before < 2**28
     tracemalloc.stop()
     message = str(caught.value)
@@ -65,19 +65,19 @@ def test_what_does_not_fit_is_refused_with_what_is_needed_what_is_free_and_the_s
 def test_counting_leaves_the_global_generator_alone(free):
     free(1)
     before = torch.get_rng_state()
-    check_memory(SIZES, TrainSettings(), 30, 40, CPU)
+    check_memory(SIZES, TrainSettings().batch_size, 30, 40, CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_limit_is_exact(free):
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in VAE(30, SIZES).parameters())
-    total = sum(needed_bytes(SIZES, TrainSettings(), 30, 40, parameters).values())
+    total = sum(needed_bytes(SIZES, TrainSettings().batch_size, 30, 40, parameters).values())
     free(total / 2**30)
-    check_memory(SIZES, TrainSettings(), 30, 40, CPU)
+    check_memory(SIZES, TrainSettings().batch_size, 30, 40, CPU)
     free((total - 1) / 2**30)
     with pytest.raises(TrainingError):
-        check_memory(SIZES, TrainSettings(), 30, 40, CPU)
+        check_memory(SIZES, TrainSettings().batch_size, 30, 40, CPU)
 
 
 @pytest.mark.parametrize(("cell", "both"), [("gru", False), ("lstm", False), ("gru", True)])
@@ -87,9 +87,8 @@ def test_the_estimate_is_from_below_and_of_the_right_size(cell, both, tokens):
         embedding_dim=32, latent_dim=16, encoder_hidden=64, decoder_hidden=96, decoder_layers=2,
         encoder_cell=cell, decoder_cell=cell, encoder_bidirectional=both,
     )  # fmt: skip
-    train = TrainSettings(batch_size=len(tokens))
     model, batch = VAE(40, sizes), tokens.batch(range(len(tokens)))
-    estimate = needed_bytes(sizes, train, 40, len(batch.inputs), 0)["train.batch_size (or featurize.max_tokens)"]
+    estimate = needed_bytes(sizes, len(tokens), 40, len(batch.inputs), 0)["train.batch_size (or featurize.max_tokens)"]
     kept: dict[int, int] = {}
 
     def note(tensor):
