@@ -1,0 +1,75 @@
+"""The MOSES VAE out of an unpacked `molsets` wheel, on a machine that has none of what the wheel asks for.
+
+Only moses/vae/model.py, moses/vae/config.py and moses/utils.py are read. What they import for plots and chemistry, none
+of which the VAE uses, is replaced by empty modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+STUBS = {"pandas": [], "matplotlib": ["pyplot"], "rdkit": ["rdBase", "Chem"]}
+KL_WEIGHT = 0.05  # any: the time does not depend on it
+
+
+class MosesVAE:
+    """A new MOSES VAE with its own sizes, and what its trainer and its sampler do."""
+
+    def __init__(self, wheel: Path, smiles: Sequence[str], device: torch.device) -> None:
+        model, config, utils = _modules(wheel)
+        self.config = config.get_parser().parse_args([])
+        torch.manual_seed(0)
+        self.model = model.VAE(utils.OneHotVocab.from_data(smiles), self.config).to(device)
+        self.parameters = [one for one in self.model.vae.parameters() if one.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.config.lr_start)
+
+    def collated(self, smiles: Sequence[str]) -> list[Tensor]:
+        """A batch as its data loader hands it over: longest first, a tensor a molecule, on the CPU.
+
+        Its trainer has a worker process do this meanwhile, so it is not part of a step.
+        """
+        return [self.model.string2tensor(one, device="cpu") for one in sorted(smiles, key=len, reverse=True)]
+
+    def step(self, batch: list[Tensor]) -> None:
+        """One update as in its trainer."""
+        self.model.train()
+        kl, reconstruction = self.model(tuple(one.to(self.model.device) for one in batch))
+        loss = KL_WEIGHT * kl + reconstruction
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.config.clip_grad)
+        self.optimizer.step()
+        kl.item(), reconstruction.item(), loss.item()  # its trainer waits for all three
+
+    def sample(self, count: int) -> list[str]:
+        """So many strings at a time by its own sampler."""
+        self.model.eval()
+        return self.model.sample(count)
+
+
+@cache
+def _modules(wheel: Path) -> list[ModuleType]:
+    for name in ("moses", "moses.vae"):
+        package = sys.modules[name] = ModuleType(name)
+        package.__path__ = [str(wheel / name.replace(".", "/"))]  # no __init__ is run
+    added = {}
+    for name, parts in STUBS.items():
+        added[name] = ModuleType(name)
+        for part in parts:
+            added[f"{name}.{part}"] = ModuleType(f"{name}.{part}")
+            setattr(added[name], part, added[f"{name}.{part}"])
+    sys.modules.update(added)
+    modules = [importlib.import_module(name) for name in ("moses.vae.model", "moses.vae.config", "moses.utils")]
+    for name in added:  # torch looks for some of these by itself and must not find a stub
+        del sys.modules[name]
+    # `sample` keeps its masks as uint8, which torch no longer assigns through; bool is what it made of them
+    modules[0].torch = SimpleNamespace(**{**vars(torch), "uint8": torch.bool})
+    return modules
