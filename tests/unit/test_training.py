@@ -353,7 +353,9 @@ def test_a_latent_space_that_is_not_used_is_said_loudly_once_the_kl_weight_is_up
     assert len(said) == 3 and {entry.levelname for entry in said} == {"WARNING"}
     assert "Raise train.free_nats or lower train.kl_weight" in said[0].getMessage()
     caplog.clear()
-    start(epochs=1, kl_weight=50.0, free_nats=0.0, kl_schedule="linear", kl_warmup=1.0).fit()
+    start(epochs=3, kl_weight=50.0, free_nats=0.0, kl_schedule="linear", kl_warmup=1.0).fit()
+    assert caplog.text.count("COLLAPSE") == 1  # a weight that rises to the end is judged at the end
+    caplog.clear()
     start(epochs=1, variational=False).fit()
     assert "COLLAPSE" not in caplog.text
 
