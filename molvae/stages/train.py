@@ -16,7 +16,7 @@ import torch
 
 from molvae.books import close_books
 from molvae.checkpoints import load_state, save_model, save_state
-from molvae.distributed import Group, joined
+from molvae.distributed import joined
 from molvae.errors import ModelFileError, TrainingError
 from molvae.files import fingerprint, read_json, replacing, sha256
 from molvae.lineage import code_digest, git_commit, versions
@@ -60,97 +60,80 @@ def train(
         Interrupted: a signal came; the state is saved.
     """
     with joined(device) as group:
-        return _train(
-            tokens, model_settings, settings, out, checkpoints, device, threads, earlier or {}, on_epoch, group
-        )
+        torch.set_num_threads(threads)
+        store, vocabulary_file = tokens / "tokens.safetensors", tokens / "vocabulary.json"
+        dataset = read_json(tokens / "books.json")["dataset"]
+        vocabulary = Vocabulary.from_json(read_json(vocabulary_file), str(vocabulary_file))
+        splits = read_tokens(store)
+        _check_ids(splits, vocabulary, store)
+        molecules = -(-settings.batch_size // group.size)  # of a step, in this process
+        check_memory(model_settings, molecules, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
+        model = untrained(len(vocabulary), model_settings, settings.seed)
+        if isinstance(model.prior, Vamp):
+            model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
+        variants = _variants(store, settings)
+        run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
+        parameters = sum(tensor.numel() for tensor in run.model.parameters())
+        log.info(
+            "training on %s (process %d of %d, %d threads): %d molecules, %d parameters",
+            device, group.rank + 1, group.size, threads, len(run.train), parameters,
+        )  # fmt: skip
 
+        tokens_checksum, code = sha256(store), code_digest("stages.train")
+        identity = fingerprint([model_settings.model_dump(), settings.model_dump(), tokens_checksum, code, device.type])
+        checkpoint = checkpoints / f"{identity[:16]}.safetensors"
+        _resume(run, checkpoint, identity)
+        if run.progress.step != (step := group.of_first(run.progress.step)):
+            raise TrainingError(
+                f"process {group.rank + 1} would start at step {run.progress.step}, the first one at {step}: "
+                f"{checkpoints} must be a folder that all processes see."
+            )
+        first = group.rank == 0
+        with _stop_requested() as stop, _memory_explained():
+            stopped = run.fit(
+                save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
+                on_epoch=on_epoch if first else lambda row: None,
+                interrupted=lambda: bool(stop),
+            )
 
-def _train(
-    tokens: Path,
-    model_settings: ModelSettings,
-    settings: TrainSettings,
-    out: Path,
-    checkpoints: Path,
-    device: torch.device,
-    threads: int,
-    earlier: dict[str, Any],
-    on_epoch: Callable[[dict[str, float]], None],
-    group: Group,
-) -> dict[str, Any]:
-    torch.set_num_threads(threads)
-    store, vocabulary_file = tokens / "tokens.safetensors", tokens / "vocabulary.json"
-    dataset = read_json(tokens / "books.json")["dataset"]
-    vocabulary = Vocabulary.from_json(read_json(vocabulary_file), str(vocabulary_file))
-    splits = read_tokens(store)
-    _check_ids(splits, vocabulary, store)
-    molecules = -(-settings.batch_size // group.size)  # of a step, in this process
-    check_memory(model_settings, molecules, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
-    model = untrained(len(vocabulary), model_settings, settings.seed)
-    if isinstance(model.prior, Vamp):
-        model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
-    variants = _variants(store, settings)
-    run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
-    parameters = sum(tensor.numel() for tensor in run.model.parameters())
-    log.info(
-        "training on %s (process %d of %d, %d threads): %d molecules, %d parameters",
-        device, group.rank + 1, group.size, threads, len(run.train), parameters,
-    )  # fmt: skip
-
-    tokens_checksum, code = sha256(store), code_digest("stages.train")
-    identity = fingerprint([model_settings.model_dump(), settings.model_dump(), tokens_checksum, code, device.type])
-    checkpoint = checkpoints / f"{identity[:16]}.safetensors"
-    _resume(run, checkpoint, identity)
-    if run.progress.step != (step := group.of_first(run.progress.step)):
-        raise TrainingError(
-            f"process {group.rank + 1} would start at step {run.progress.step}, the first one at {step}: "
-            f"{checkpoints} must be a folder that all processes see."
-        )
-    first = group.rank == 0
-    with _stop_requested() as stop, _memory_explained():
-        stopped = run.fit(
-            save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
-            on_epoch=on_epoch if first else lambda row: None,
-            interrupted=lambda: bool(stop),
-        )
-
-    history, progress = run.progress.history, run.progress
-    card = {
-        "settings": {**earlier, "model": model_settings.model_dump(), "train": settings.model_dump()},
-        "versions": versions(),
-        "lineage": {
-            "id": fingerprint([identity, dataset])[:16],
-            "dataset": dataset["dataset"],
-            "dataset_sha256": dataset["sha256"],
-            "tokens_sha256": tokens_checksum,
-            "code": code,
-            "git_commit": git_commit(),
-        },
-        "training": {
-            "epochs_run": len(history),
-            "best_epoch": progress.best_epoch,
-            "stopped": stopped,
-            "seconds": progress.seconds,
-            "device": device.type,
-            "threads": threads,
-            "processes": group.size,
-            "parameters": parameters,
-            "molecules": len(run.train),
-        },
-        "metrics": history[progress.best_epoch - 1],
-        "collapsed": is_collapsed(history[progress.best_epoch - 1]),
-    }
-    if not first:
-        return {}
-    _write_history(out / "history.csv", history)
-    _write_dimensions(out / "dimensions.csv", progress.kl_by_dimension)
-    save_model(out, run.model, vocabulary, card)
-    books = close_books(
-        out / "books.json", "train", rows_in=sum(map(len, splits.values())), kept=len(run.train) + len(run.valid),
-        rejected={f"held_out_{name}": len(part) for name, part in splits.items() if name not in ("train", "valid")},
-        trained_on=len(run.train), held_out=len(run.valid),
-    )  # fmt: skip
-    checkpoint.unlink(missing_ok=True)
-    return books
+        history, progress = run.progress.history, run.progress
+        card = {
+            "settings": {**(earlier or {}), "model": model_settings.model_dump(), "train": settings.model_dump()},
+            "versions": versions(),
+            "lineage": {
+                "id": fingerprint([identity, dataset])[:16],
+                "dataset": dataset["dataset"],
+                "dataset_sha256": dataset["sha256"],
+                "tokens_sha256": tokens_checksum,
+                "code": code,
+                "git_commit": git_commit(),
+            },
+            "training": {
+                "epochs_run": len(history),
+                "best_epoch": progress.best_epoch,
+                "stopped": stopped,
+                "seconds": progress.seconds,
+                "device": device.type,
+                "threads": threads,
+                "processes": group.size,
+                "parameters": parameters,
+                "molecules": len(run.train),
+            },
+            "metrics": history[progress.best_epoch - 1],
+            "collapsed": is_collapsed(history[progress.best_epoch - 1]),
+        }
+        if not first:
+            return {}
+        _write_history(out / "history.csv", history)
+        _write_dimensions(out / "dimensions.csv", progress.kl_by_dimension)
+        save_model(out, run.model, vocabulary, card)
+        books = close_books(
+            out / "books.json", "train", rows_in=sum(map(len, splits.values())), kept=len(run.train) + len(run.valid),
+            rejected={f"held_out_{name}": len(part) for name, part in splits.items() if name not in ("train", "valid")},
+            trained_on=len(run.train), held_out=len(run.valid),
+        )  # fmt: skip
+        checkpoint.unlink(missing_ok=True)
+        return books
 
 
 def choose_device(gpus: int) -> torch.device:

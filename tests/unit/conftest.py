@@ -56,6 +56,12 @@ def tokens(strings, vocabulary):
     return TokenSet.of([vocabulary.ids(string) for string in strings])
 
 
+@pytest.fixture
+def everything(tokens):
+    """All of them as one batch."""
+    return tokens.batch(range(len(tokens)))
+
+
 @pytest.fixture(scope="session")
 def sizes():
     from molvae.config import ModelSettings

@@ -30,11 +30,6 @@ def make(request, vocabulary, sizes) -> VAE:
 
 
 @pytest.fixture
-def everything(tokens):
-    return tokens.batch(np.arange(len(tokens)))
-
-
-@pytest.fixture
 def z(everything, sizes):
     return torch.randn(len(everything), sizes.latent_dim, generator=torch.Generator().manual_seed(0))
 

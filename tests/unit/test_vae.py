@@ -17,11 +17,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
 
 
 @pytest.fixture
-def everything(tokens):
-    return tokens.batch(np.arange(len(tokens)))
-
-
-@pytest.fixture
 def z(network, tokens):
     return torch.randn(len(tokens), network.latent_dim, generator=torch.Generator().manual_seed(0))
 
