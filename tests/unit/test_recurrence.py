@@ -77,14 +77,14 @@ class _Afresh(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *given):
         ctx.save_for_backward(*given)
-        return _GRUKernel.apply(*given)
+        return _GRUKernel.apply(*given, [])
 
     @staticmethod
     def backward(ctx, gradient):
         with torch.enable_grad():
             given = [tensor if tensor is None else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
             found = iter(
-                torch.autograd.grad(_GRUKernel.apply(*given), [one for one in given if one is not None], gradient)
+                torch.autograd.grad(_GRUKernel.apply(*given, []), [one for one in given if one is not None], gradient)
             )
         return tuple(None if one is None else next(found) for one in given)
 
@@ -141,3 +141,13 @@ def test_weights_that_need_no_gradient_get_none_and_the_input_still_does():
     given[0].requires_grad_()
     layer(*given).sum().backward()
     assert given[0].grad.abs().sum() > 0 and all(weight.grad is None for weight in layer.parameters())
+
+
+def test_passes_in_flight_at_once_do_not_share_the_memory_that_they_work_in():
+    """Two passes forward before either goes back, after a longer one has left its memory."""
+    layer, inputs, state, constant = made("gru", 9, 2, True)
+    weights = list(layer.parameters())
+    alone = [gradients(layer(part, state, constant), weights) for part in (inputs, inputs[:5], inputs[2:6])]
+    two = [layer(part, state, constant) for part in (inputs[:5], inputs[2:6])]
+    for output, expected in zip(two, alone[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(output, weights), expected, strict=True))
