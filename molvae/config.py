@@ -137,10 +137,10 @@ class PriorSettings(Section):
     kind: Literal["as_trained", "normal", "mixture", "vamp", "flow"] = Field(
         "as_trained", description="as_trained keeps model.prior; mixture, vamp and flow are fitted to the latents"
     )
-    components: int = Field(64, ge=1, le=4096, description="components of a mixture or vamp prior")
-    draws: int = Field(100000, ge=1000, description="draws of the aggregate posterior that it is fitted to")
-    steps: int = Field(1500, ge=1, description="steps of the fit")
-    batch_size: int = Field(512, ge=1, description="draws a step")
+    components: int = Field(32, ge=1, le=4096, description="components of a mixture or vamp prior")
+    draws: int = Field(100000, ge=1000, description="training molecules whose posteriors it is fitted to")
+    steps: int = Field(3000, ge=1, description="steps of the fit of a vamp or flow; a mixture stops by itself")
+    batch_size: int = Field(512, ge=1, description="latent points a step, drawn anew each time")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of draws, start and batches")
 

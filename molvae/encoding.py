@@ -24,11 +24,18 @@ def posterior(model: VAE, molecules: TokenSet) -> tuple[Tensor, Tensor]:
     return mu, logvar
 
 
-def posterior_draws(model: VAE, molecules: TokenSet, n: int, seed: int) -> Tensor:
-    """`n` draws of the aggregate posterior, (n, Z), in random order; each molecule equally often, give or take one."""
+def some_posteriors(model: VAE, molecules: TokenSet, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance, (n, Z) each, of molecules in random order, each equally often, give or take one."""
     random = np.random.default_rng(derive(seed, "aggregate posterior"))
     rounds = -(-n // len(molecules))
     rows = np.concatenate([random.permutation(len(molecules)) for _ in range(rounds)])[:n]
-    mu, logvar = posterior(model, molecules.select(rows))
+    distinct, places = np.unique(rows, return_inverse=True)
+    mu, logvar = posterior(model, molecules.select(distinct))
+    return mu[places], logvar[places]
+
+
+def posterior_draws(model: VAE, molecules: TokenSet, n: int, seed: int) -> Tensor:
+    """`n` draws of the aggregate posterior, (n, Z), in random order; each molecule equally often, give or take one."""
+    mu, logvar = some_posteriors(model, molecules, n, seed)
     noise = torch.randn((n, model.latent_dim), generator=generator(seed, "aggregate posterior"))
     return mu + noise * (0.5 * logvar).exp()

@@ -20,6 +20,8 @@ LOG_2PI = math.log(2 * math.pi)
 PSEUDO_TOKENS = 16  # length of a pseudo-input; longer molecules are cut to it where pseudo-inputs start as molecules
 COUPLINGS, COUPLING_HIDDEN = 8, 128  # of the flow
 LARGEST_LOG_SCALE = 2.0  # of one coupling: a factor of 7, so that no single layer can blow up
+EM_ITERATIONS, EM_GAIN = 100, 1e-3  # of a mixture's fit: the most, and the gain in nats under which it has converged
+EM_BLOCK = 8192  # latents whose distances to all components are held at once
 
 
 class Prior(nn.Module):
@@ -74,12 +76,16 @@ class Mixture(Prior):
     def _factor(self) -> Tensor:
         return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """See Prior."""
+    def _log_joint(self, z: Tensor) -> Tensor:
+        """log p(z, component), (B, K)."""
         factor = self._factor()  # precision = factor factorᵀ, so that |factorᵀ (z − mean)|² is the squared distance
         white = torch.einsum("bi,kij->bkj", z, factor) - torch.einsum("ki,kij->kj", self.means, factor)
         each = -0.5 * (white.square() + LOG_2PI).sum(-1) + self.log_diagonal.sum(-1)
-        return torch.logsumexp(each + self.weights.log_softmax(0), dim=-1)
+        return each + self.weights.log_softmax(0)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """See Prior."""
+        return self._log_joint(z).logsumexp(-1)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """See Prior."""
@@ -97,12 +103,43 @@ class Mixture(Prior):
         random = torch.Generator().manual_seed(derive(seed, "mixture"))
         self.means.copy_(latents[torch.randint(len(latents), (components,), generator=random)])
         covariance = torch.cov(latents.T.double()).reshape(latent_dim, latent_dim)
-        covariance *= components ** (-2 / (latent_dim + 4))  # Scott's rule of bandwidth
-        ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(latent_dim).to(covariance)
-        factor = torch.linalg.cholesky(torch.linalg.inv(covariance + ridge)).float()
-        self.below.copy_(factor.tril(-1).expand_as(self.below))
-        self.log_diagonal.copy_(factor.diagonal().log().expand_as(self.log_diagonal))
+        self._shape(covariance.expand(components, -1, -1) * components ** (-2 / (latent_dim + 4)))  # Scott's rule
         self.weights.zero_()
+
+    @torch.no_grad()
+    def maximise(self, latents: Tensor) -> list[float]:
+        """Expectation maximisation from where the mixture stands, until it gains no more.
+
+        Returns:
+            −log p(z) of the latents, (N, Z), before each iteration, nats.
+        Source: Dempster et al. 1977, for Gaussian mixtures Bishop 2006, section 9.2.2.
+        """
+        losses: list[float] = []
+        least = 1e-3 * latents.var(0).mean().double()  # variance of a component that has shrunk onto a few latents
+        while len(losses) < EM_ITERATIONS and (len(losses) < 2 or losses[-2] - losses[-1] > EM_GAIN):
+            loss, members, sums, products = 0.0, 0, 0, 0
+            for some in latents.split(EM_BLOCK):
+                log_joint = self._log_joint(some)
+                loss -= log_joint.logsumexp(-1).double().sum().item()
+                share = log_joint.softmax(-1)  # of each component in each latent
+                members = members + share.double().sum(0)
+                sums = sums + (share.T @ some).double()
+                products = products + torch.stack([(one[:, None] * some).T @ some for one in share.T]).double()
+            losses.append(loss / len(latents))
+            members = members + 1e-6  # a component without members is left a weight and the ridge, no division by 0
+            means = sums / members[:, None]
+            covariance = products / members[:, None, None] - means[:, :, None] * means[:, None]
+            self._shape(covariance + least * torch.eye(latents.shape[1]).to(covariance))
+            self.means.copy_(means)
+            self.weights.copy_(members.log())
+        return losses
+
+    def _shape(self, covariances: Tensor) -> None:
+        """Give the components these covariances, (K, Z, Z) doubles."""
+        ridge = 1e-6 * covariances.diagonal(dim1=1, dim2=2).mean() * torch.eye(covariances.shape[1]).to(covariances)
+        factor = torch.linalg.cholesky(torch.linalg.inv(covariances + ridge))
+        self.below.copy_(factor.tril(-1))
+        self.log_diagonal.copy_(factor.diagonal(dim1=1, dim2=2).log())
 
 
 class Vamp(Prior):
@@ -231,27 +268,46 @@ def make_prior(kind: str, components: int, encoder: Encoder) -> Prior:
 
 
 def fit(
-    prior: Prior, latents: Tensor, tokens: TokenSet, *, steps: int, batch_size: int, learning_rate: float, seed: int
+    prior: Prior,
+    mu: Tensor,
+    logvar: Tensor,
+    tokens: TokenSet,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
 ) -> list[float]:
-    """Fit a prior to draws of the aggregate posterior by maximum likelihood (Adam, cosine schedule).
+    """Fit a prior to the aggregate posterior of some molecules by maximum likelihood.
+
+    A mixture by expectation maximisation on one latent point a molecule; the others by Adam (cosine schedule) on points
+    that are drawn anew at each step, so that no posterior is mistaken for a point.
 
     Args:
-        latents: (N, Z) draws, one or more a molecule.
+        mu, logvar: (N, Z) posteriors of the molecules.
         tokens: molecules that a VampPrior may start from.
+        steps, batch_size, learning_rate: of Adam.
     Returns:
         the loss, −log p(z) in nats, of each step.
     """
+    random = torch.Generator().manual_seed(derive(seed, "prior batches"))
+
+    def draws(rows: Tensor | slice) -> Tensor:
+        noise = torch.randn(mu[rows].shape, generator=random).to(mu.device)
+        return mu[rows] + noise * (0.5 * logvar[rows]).exp()
+
+    latents = draws(slice(None))
     prior.initialise(latents, tokens, seed)
+    if isinstance(prior, Mixture):
+        return prior.maximise(latents)
     trained = list(prior.parameters())
     if not trained:
         return []
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    random = torch.Generator().manual_seed(derive(seed, "prior batches"))
     losses = []
     for _ in range(steps):
-        rows = torch.randint(len(latents), (batch_size,), generator=random)
-        loss = -prior.log_density(latents[rows]).mean()
+        loss = -prior.log_density(draws(torch.randint(len(mu), (batch_size,), generator=random))).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 10.0)

@@ -19,7 +19,7 @@ from weights import write_weights
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings
 from molvae.distributed import Group
-from molvae.encoding import posterior, posterior_draws
+from molvae.encoding import posterior, posterior_draws, some_posteriors
 from molvae.errors import Interrupted
 from molvae.priors import Prior, Vamp, fit, make_prior
 from molvae.sampling import sample_at, sample_prior
@@ -164,7 +164,7 @@ def fitted_priors(
     packed: Packed, model: VAE, settings: SimpleNamespace, device: torch.device
 ) -> tuple[dict[str, Prior], dict[str, Any]]:
     """Priors fitted to the aggregate posterior as stage `prior` does it, and −log p of held-out latents under each."""
-    latents = posterior_draws(model, packed.train, settings.draws, settings.seed)
+    mu, logvar = (part.to(device) for part in some_posteriors(model, packed.train, settings.draws, settings.seed))
     unseen = posterior_draws(model, packed.splits["valid"], min(settings.draws, 10_000), settings.seed)
     priors, figures = {}, {"trained": {"held_out_nats": cross_entropy(model.prior, unseen, device)}}
     for kind in FITTED:
@@ -172,10 +172,8 @@ def fitted_priors(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "prior weights"))
             prior = make_prior(kind, settings.components, model.encoder)
-        prior.initialise(latents, packed.train, settings.seed)
-        prior.to(device).initialise = lambda *some: None  # done; on a GPU a mixture's start would mix devices
         fit(
-            prior, latents.to(device), packed.train, steps=settings.steps, batch_size=settings.batch_size,
+            prior.to(device), mu, logvar, packed.train, steps=settings.steps, batch_size=settings.batch_size,
             learning_rate=settings.learning_rate, seed=settings.seed,
         )  # fmt: skip
         priors[kind] = prior.eval()

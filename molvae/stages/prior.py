@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from molvae.checkpoints import WEIGHTS, load_trained, save_prior
-from molvae.encoding import posterior_draws
+from molvae.encoding import posterior_draws, some_posteriors
 from molvae.errors import ConfigError
 from molvae.files import sha256
 from molvae.lineage import versions
@@ -47,7 +47,7 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         )
     splits = read_tokens(tokens / "tokens.safetensors")
     train, held_out = splits["train"], splits["valid"]
-    latents = posterior_draws(network, train, settings.draws, settings.seed)
+    drawn = posterior_draws(network, train, min(settings.draws, 10_000), settings.seed)
     unseen = posterior_draws(network, held_out, min(settings.draws, 10_000), settings.seed)
     kind = settings.kind
     fitted = network.prior
@@ -55,17 +55,18 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "prior weights"))
             fitted = make_prior(kind, settings.components, network.encoder)
-        log.info("fitting a %s prior to %d draws of the aggregate posterior", kind, len(latents))
+        log.info("fitting a %s prior to the posteriors of %d molecules", kind, settings.draws)
+        posteriors = some_posteriors(network, train, settings.draws, settings.seed)
         fit(
-            fitted, latents, train, steps=settings.steps, batch_size=settings.batch_size,
+            fitted, *posteriors, train, steps=settings.steps, batch_size=settings.batch_size,
             learning_rate=settings.learning_rate, seed=settings.seed,
         )  # fmt: skip
     figures = {
         "before_nats": _cross_entropy(network.prior, unseen),
         "after_nats": _cross_entropy(fitted, unseen),
-        "after_nats_on_training_molecules": _cross_entropy(fitted, latents[: len(unseen)]),
-        "aggregate_mean_norm": latents.mean(0).norm().item(),
-        "aggregate_mean_variance": latents.var(0).mean().item(),
+        "after_nats_on_training_molecules": _cross_entropy(fitted, drawn),
+        "aggregate_mean_norm": drawn.mean(0).norm().item(),
+        "aggregate_mean_variance": drawn.var(0).mean().item(),
     }
     log.info(
         "aggregate posterior under the prior: %.2f nats as trained, %.2f now",
@@ -73,8 +74,8 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         figures["after_nats"],
     )
     card = {
-        "settings": settings.model_dump(), "weights_sha256": sha256(model / WEIGHTS), "draws": len(latents),
-        "metrics": figures, "versions": versions(),
+        "settings": settings.model_dump(), "weights_sha256": sha256(model / WEIGHTS), "metrics": figures,
+        "versions": versions(),
     }  # fmt: skip
     save_prior(model, None if kind == "as_trained" else fitted, card)
     return figures

@@ -67,7 +67,7 @@ def test_a_fitted_prior_is_nearer_to_the_latent_points_and_samples_come_from_it(
     before, _, card = load_model(model)
     assert "prior" not in card
     figures = prior(tokens, model, SETTINGS.model_copy(update={"kind": kind}), threads=1)
-    assert figures["after_nats"] < figures["before_nats"] - 1
+    assert figures["after_nats"] < figures["before_nats"] - 0.5  # of molecules that it was not fitted to
     after, _, card = load_model(model)
     assert type(after.prior) is KINDS[kind] and type(load_trained(model)[0].prior) is StandardNormal
     assert card["prior"]["metrics"] == figures and card["prior"]["settings"]["kind"] == kind
