@@ -16,15 +16,14 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from molvae.stages.fetch import _moses
+from molvae.stages.fetch import moses_wheel
 
 DOWNLOADS = Path(__file__).parent.parent / "results/datasets/downloads"  # where `data.source: moses` has it, too
 
 
 def wheel() -> Path:
     """The wheel, its checksum tested."""
-    path, _ = _moses(DOWNLOADS)
-    return path
+    return moses_wheel(DOWNLOADS)
 
 
 @cache

@@ -44,7 +44,9 @@ CORES = os.cpu_count() or 1
 
 def main() -> None:
     """Entry point: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others say what is wrong, no more
+    level = logging.INFO if first else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # SIGTERM ends a stage as Ctrl-C does: temporary files go, its record says KILLED. `train` has a handler of its own.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

@@ -42,7 +42,8 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     """
     downloads = out.parent / "downloads"
     if settings.source == "moses":
-        path, rows = _moses(downloads)
+        path = moses_wheel(downloads)
+        rows = _moses_rows(path)
     else:
         path = _local(settings.source, downloads, settings.sha256)
         rows = read_rows(path, settings.column, settings.split_column)
@@ -98,8 +99,8 @@ def _local(source: str, downloads: Path, checksum: str | None) -> Path:
     return path
 
 
-def _moses(downloads: Path) -> tuple[Path, Iterator[Row]]:
-    """The MOSES data set, out of the wheel that carries it; the wheel's code is not used."""
+def moses_wheel(downloads: Path) -> Path:
+    """The wheel that carries the MOSES data set, downloaded where `downloads` lacks it; its code is not used."""
     wheel = downloads / "molsets-0.3.1-py3-none-any.whl"
     if not wheel.exists() or sha256(wheel) != MOSES_SHA256:
         downloads.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def _moses(downloads: Path) -> tuple[Path, Iterator[Row]]:
             )
     if (checksum := sha256(wheel)) != MOSES_SHA256:
         raise DataError(f"{wheel}: its SHA-256 is {checksum}, not {MOSES_SHA256}. Delete it and fetch again.")
-    return wheel, _moses_rows(wheel)
+    return wheel
 
 
 def _moses_rows(wheel: Path) -> Iterator[Row]:
