@@ -98,6 +98,9 @@ def token_lengths(ids: np.ndarray) -> np.ndarray:
     return ((ids != PAD) & (ids != EOS)).sum(1)
 
 
-def smiles_strings(run: Run, vocabulary: Vocabulary, count: int, max_tokens: int, threads: int) -> Sequence[str]:
+def smiles_strings(
+    run: Run, vocabulary: Vocabulary, count: int, max_tokens: int, threads: int, attempts: int = 1
+) -> Sequence[str]:
     """SMILES of samples from the prior, as `molvae.load(...).sample` gives them."""
-    return Model(run.model, vocabulary, {}).sample(count, seed=0, max_tokens=max_tokens, threads=threads)
+    model = Model(run.model, vocabulary, {})
+    return model.sample(count, seed=0, max_tokens=max_tokens, threads=threads, attempts=attempts)

@@ -198,8 +198,7 @@ def validate(
                 inputs = [Path(folder) / "block.parquet", *inputs]
                 stage.validate_block(inputs.pop(), inputs[0], workers=threads)
             books = stage.validate(
-                inputs, tokens, model, validate, out, seed=sample.seed, temperature=sample.temperature,
-                max_tokens=sample.max_tokens, threads=threads,
+                inputs, tokens, model, validate, out, drawn=sample, threads=threads,
             )  # fmt: skip
         run.log(stage.headline(out / "metrics.json"))
         _close(run, books, out, "metrics.json", "molecules.parquet")

@@ -152,6 +152,12 @@ class SampleSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="sample i depends on (seed, i) only")
     temperature: float = Field(1.0, gt=0, le=10, description="divides the logits; 1 samples the model as it is")
     max_tokens: int = Field(128, ge=1, le=4096, description="longest sample, in tokens; longer ones are cut")
+    attempts: int = Field(
+        32,
+        ge=1,
+        le=1000,
+        description="strings written at most for a sample, until one is stable: the same after decoding and encoding",
+    )
 
 
 class ValidateSettings(Section):

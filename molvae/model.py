@@ -11,19 +11,23 @@ import numpy as np
 import torch
 
 from molvae.checkpoints import CARD, load_model
+from molvae.chemistry.stable import are_stable
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
 from molvae.encoding import posterior
 from molvae.errors import ModelFileError, MolvaeError
-from molvae.sampling import sample_prior
+from molvae.parallel import Workers
+from molvae.sampling import Accept, sample_prior
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import UNK, Vocabulary
 
 log = logging.getLogger(__name__)
 BATCH = 512
+TASK_STRINGS = 500
+ALONE = Workers()
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -41,6 +45,17 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
     return Model(network.to(device), vocabulary, card)
 
 
+def stable(vocabulary: Vocabulary, workers: Workers = ALONE) -> Accept:
+    """A function that tells which decoded strings are stable, see `molvae.chemistry.stable`."""
+
+    def accept(strings: Strings) -> np.ndarray:
+        symbols = [vocabulary.text(ids) for ids in strings.ids.tolist()]
+        tasks = [(symbols[at : at + TASK_STRINGS], vocabulary.caps) for at in range(0, len(symbols), TASK_STRINGS)]
+        return np.array([one for part in workers.in_order(are_stable, tasks) for one in part], dtype=bool)
+
+    return accept
+
+
 class Model:
     """A VAE with its vocabulary, its bonding caps and its card (settings, versions, lineage, figures)."""
 
@@ -53,17 +68,29 @@ class Model:
         return self.network.latent_dim
 
     def sample(
-        self, n: int, *, seed: int = 0, temperature: float = 1.0, max_tokens: int = 128, threads: int = 1
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        max_tokens: int = 128,
+        attempts: int = 32,
+        threads: int = 1,
     ) -> list[str]:
         """Exactly `n` SMILES from the prior; the i-th depends on (seed, i) only.
 
         They are as decoded: not canonical, duplicates kept, "" where a string stands for no atom.
+
+        Args:
+            attempts: strings written at most for a sample until one is stable (`molvae.chemistry.stable`); 1 takes the
+                first as it is.
         """
         if n < 1:
             raise MolvaeError(f"n is {n}; ask for at least one sample.")
         strings = sample_prior(
-            self.network, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads
-        )
+            self.network, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
+            accept=stable(self.vocabulary) if attempts > 1 else None, attempts=attempts,
+        )  # fmt: skip
         return [self.smiles(symbols) for symbols in self.symbols(strings)]
 
     def encode(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
+from types import TracebackType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 
+class Workers:
+    """So many processes, which start with the first call that has work for two and end with the `with` block.
+
+    Started afresh (spawn): forked threads of torch and pyarrow can hang.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self._pool: Any = None
+
+    def in_order(self, work: Callable[[Any], Result], tasks: Sequence[Any]) -> Iterator[Result]:
+        """`work(task)` for each task."""
+        if self.count == 1 or len(tasks) <= 1:
+            yield from map(work, tasks)
+            return
+        self._pool = self._pool or get_context("spawn").Pool(self.count)
+        yield from self._pool.imap(work, tasks)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.terminate()
+            self._pool = None
+
+
 def in_order(work: Callable[[Any], Result], tasks: Sequence[Any], workers: int) -> Iterator[Result]:
-    """`work(task)` for each task. Started afresh (spawn): forked threads of torch and pyarrow can hang."""
-    if workers == 1 or len(tasks) <= 1:
-        yield from map(work, tasks)
-        return
-    with get_context("spawn").Pool(min(workers, len(tasks))) as pool:
-        yield from pool.imap(work, tasks)
+    """`work(task)` for each task, in processes that are started for this call."""
+    with Workers(min(workers, max(1, len(tasks)))) as processes:
+        yield from processes.in_order(work, tasks)

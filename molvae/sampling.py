@@ -2,14 +2,18 @@
 
 Indices fall into chunks of fixed size. A chunk is always decoded whole, with random numbers drawn on the CPU from
 a stream of its own and with one thread, because the last bit of a matrix product depends on batch and threads.
-Within a chunk, strings that have ended leave the batch, which again depends on nothing but the chunk.
+Within a chunk, strings that have ended leave the batch, which again depends on nothing but the chunk. Strings that are
+not accepted are written again, from other latent points: those of a chunk together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,51 +26,117 @@ from molvae.vae import VAE
 CHUNK = 512  # part of the contract: another size gives other molecules for the same seed
 
 
-def sample_prior(
-    model: VAE, start: int, stop: int, *, seed: int, temperature: float, max_tokens: int, threads: int = 1
-) -> Strings:
-    """Samples number start … stop − 1 from the model's prior.
+Points = Callable[[int, int], Tensor]  # (chunk, attempt) -> latent points of the chunk's strings, (CHUNK or fewer, Z)
+Accept = Callable[[Strings], np.ndarray]  # whether each string is to be kept, (n,) bool
 
-    The same whatever start, stop and threads are on one kind of device.
+
+@dataclass(frozen=True)
+class Samples(Strings):
+    """Strings, and what it took to get them.
+
+    Attributes:
+        attempts: (n,) strings written for each, the one that is here last.
+        accepted: (n,) whether that one was accepted; false where the attempts ran out.
     """
 
-    def points(chunk: int) -> Tensor:
+    attempts: np.ndarray
+    accepted: np.ndarray
+
+    def rows(self, which: slice) -> Samples:
+        """Some of the samples."""
+        return Samples(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+
+def sample_prior(
+    model: VAE,
+    start: int,
+    stop: int,
+    *,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+    threads: int = 1,
+    accept: Accept | None = None,
+    attempts: int = 1,
+) -> Samples:
+    """Samples number start … stop − 1 from the model's prior.
+
+    The same whatever start, stop and threads are on one kind of device. See `sample_from` for `accept` and `attempts`.
+    """
+
+    def points(chunk: int, attempt: int) -> Tensor:
         with torch.inference_mode():
-            return model.prior.draw(CHUNK, generator(seed, "prior", chunk))
+            return model.prior.draw(CHUNK, _stream(seed, "prior", chunk, attempt))
 
     first, last = start // CHUNK, -(-stop // CHUNK)
-    strings = _decode_chunks(model, points, range(first, last), seed, temperature, max_tokens, threads)
-    return strings.rows(slice(start - first * CHUNK, stop - first * CHUNK))
+    samples = sample_from(
+        model, points, range(first, last), seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
+        accept=accept, attempts=attempts,
+    )  # fmt: skip
+    return samples.rows(slice(start - first * CHUNK, stop - first * CHUNK))
 
 
 def sample_at(
     model: VAE, points: Tensor, *, seed: int, temperature: float, max_tokens: int, threads: int = 1
-) -> Strings:
+) -> Samples:
     """One string for each of the points, (n, Z)."""
     blocks = points.split(CHUNK)
-    return _decode_chunks(model, blocks.__getitem__, range(len(blocks)), seed, temperature, max_tokens, threads)
+    return sample_from(
+        model, lambda chunk, attempt: blocks[chunk], range(len(blocks)), seed=seed, temperature=temperature,
+        max_tokens=max_tokens, threads=threads,
+    )  # fmt: skip
 
 
-def _decode_chunks(
+def sample_from(
     model: VAE,
-    points: Callable[[int], Tensor],
+    points: Points,
     chunks: range,
+    *,
     seed: int,
     temperature: float,
     max_tokens: int,
-    threads: int,
-) -> Strings:
-    """One string for each of the `points` of each chunk."""
+    threads: int = 1,
+    accept: Accept | None = None,
+    attempts: int = 1,
+) -> Samples:
+    """One string for each of the `points` of each chunk.
 
-    def one(chunk: int) -> Strings:
-        z = points(chunk)
-        uniforms = torch.rand((max_tokens, len(z)), generator=generator(seed, "tokens", chunk))
-        return decode_points(model, z, uniforms, temperature)
+    Args:
+        accept: strings that it does not take are written again, from the points and random numbers of the next attempt.
+        attempts: at most so many; the last one stays, taken or not.
+    """
 
-    return _join(_in_threads(one, chunks, threads), max_tokens)
+    def write(chunk: int, attempt: int, rows: np.ndarray | slice = slice(None)) -> Strings:
+        z = points(chunk, attempt)
+        uniforms = torch.rand((max_tokens, len(z)), generator=_stream(seed, "tokens", chunk, attempt))
+        return decode_points(model, z[rows], uniforms[:, rows], temperature)
+
+    def rewrite(attempt: int, rows: np.ndarray) -> Strings:
+        return write(chunks[rows[0] // CHUNK], attempt, rows % CHUNK)
+
+    strings = _join(_in_threads(lambda chunk: write(chunk, 0), chunks, threads), max_tokens)
+    tried, accepted = np.ones(len(strings.ids), np.int64), np.ones(len(strings.ids), bool)
+    if accept is not None:
+        accepted = accept(strings)
+        for attempt in range(1, attempts):
+            left = np.flatnonzero(~accepted)
+            if not len(left):
+                break
+            of_chunk = np.split(left, np.flatnonzero(np.diff(left // CHUNK)) + 1)
+            again = _join(_in_threads(partial(rewrite, attempt), of_chunk, threads), max_tokens)
+            for name in ("ids", "log_probability", "finished"):
+                getattr(strings, name)[left] = getattr(again, name)
+            tried[left] += 1
+            accepted[left] = accept(again)
+    return Samples(strings.ids, strings.log_probability, strings.finished, tried, accepted)
 
 
-def _in_threads(work: Callable[[int], Strings], items: range, threads: int) -> Iterator[Strings]:
+def _stream(seed: int, purpose: str, chunk: int, attempt: int) -> torch.Generator:
+    """A generator for a chunk's attempt; that of the first does not depend on how many may follow."""
+    return generator(seed, purpose, chunk, attempt) if attempt else generator(seed, purpose, chunk)
+
+
+def _in_threads(work: Callable[[Any], Strings], items: Sequence[Any], threads: int) -> Iterator[Strings]:
     """`work` on each item, in order, with one kernel thread each and `threads` at a time."""
     with _one_kernel_thread():
         if threads == 1 or len(items) == 1:

@@ -1,4 +1,4 @@
-"""What RDKit says of a molecule: descriptors, alerts, and whether its SELFIES string meant what it said."""
+"""What RDKit says of a molecule: descriptors, alerts, and how much of its SELFIES string it took."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.Contrib.SA_Score import sascorer
-
-from molvae.chemistry.standardise import Rejected
-from molvae.chemistry.symbols import encode
 
 DESCRIPTORS = {
     "mw": "molecular weight, g/mol",
@@ -55,19 +52,14 @@ def describe(mol: Chem.Mol) -> dict[str, float | int | bool]:
     }
 
 
-def kept_token_fraction(symbols: Sequence[str], canonical: str) -> float:
-    """Share of a string's symbols that survive decoding to a molecule and encoding it again.
+def kept_token_fraction(symbols: Sequence[str], again: Sequence[str]) -> float:
+    """Share of a string's symbols that survive decoding to a molecule and encoding it again, to `again`.
 
     SELFIES drops or reinterprets what the bonding caps leave no room for, so every string is "valid". A string
     that a chemist could have written keeps its number of symbols (1.0, whatever their order); random symbols keep
     a tenth. Counted on lengths: kept = min(symbols again, symbols) / symbols; 0 where no molecule came out.
     """
-    if not symbols or not canonical:
-        return 0.0
-    try:
-        return min(len(encode(canonical)), len(symbols)) / len(symbols)
-    except Rejected:
-        return 0.0
+    return min(len(again), len(symbols)) / len(symbols) if symbols else 0.0
 
 
 def _matches_mcf(mol: Chem.Mol) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from molvae.dataset import TokenSet
-from molvae.encoding import posterior_draws
-from molvae.sampling import sample_at, sample_prior
-from molvae.seeds import derive
+from molvae.encoding import some_posteriors
+from molvae.sampling import CHUNK, Accept, sample_from, sample_prior
+from molvae.seeds import derive, generator
 from molvae.vae import VAE, untrained
 from molvae.vocabulary import SPECIAL, Vocabulary
 
@@ -26,11 +28,19 @@ def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int
 
 
 def untrained_model(
-    vocabulary: Vocabulary, settings: ModelSettings, n: int, seed: int, max_tokens: int, threads: int
+    vocabulary: Vocabulary, settings: ModelSettings, n: int, *, seed: int, max_tokens: int, threads: int
 ) -> list[list[str]]:
     """`n` strings from the same networks before the first step of training."""
     model = untrained(len(vocabulary), settings, seed).eval()
     strings = sample_prior(model, 0, n, seed=seed, temperature=1.0, max_tokens=max_tokens, threads=threads)
+    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+
+
+def first_strings(
+    model: VAE, vocabulary: Vocabulary, n: int, *, seed: int, temperature: float, max_tokens: int, threads: int
+) -> list[list[str]]:
+    """The first string that the model writes for each of `n` samples, stable or not: what more attempts are worth."""
+    strings = sample_prior(model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
     return [vocabulary.text(ids) for ids in strings.ids.tolist()]
 
 
@@ -44,13 +54,25 @@ def aggregate_posterior(
     temperature: float,
     max_tokens: int,
     threads: int,
+    accept: Accept | None = None,
+    attempts: int = 1,
 ) -> list[list[str]]:
     """`n` strings decoded from latent points of training molecules: what a prior without any gap would sample.
 
     A sampled FCD above theirs is what the prior loses: the gap that a better prior can win.
     """
-    points = posterior_draws(model, train, n, seed)
-    strings = sample_at(model, points, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
+    mu, logvar = some_posteriors(model, train, n, seed)
+
+    def points(chunk: int, attempt: int) -> Tensor:
+        random = generator(seed, "aggregate posterior", chunk, attempt)
+        own = torch.arange(chunk * CHUNK, min(n, (chunk + 1) * CHUNK))
+        rows = torch.randint(n, own.shape, generator=random) if attempt else own
+        return mu[rows] + torch.randn(mu[rows].shape, generator=random) * (0.5 * logvar[rows]).exp()
+
+    strings = sample_from(
+        model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,
+        threads=threads, accept=accept, attempts=attempts,
+    )  # fmt: skip
     return [vocabulary.text(ids) for ids in strings.ids.tolist()]
 
 

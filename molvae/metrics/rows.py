@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from molvae.chemistry.describe import DESCRIPTORS, canonical, describe, kept_token_fraction
+from molvae.chemistry.stable import encoded_again
 from molvae.chemistry.standardise import Rejected, parse
-from molvae.chemistry.symbols import split
+from molvae.chemistry.symbols import Caps, decode, split
 
 NONE = dict.fromkeys(DESCRIPTORS)
 
@@ -21,16 +22,16 @@ def _describe_row(smiles: str, string: str | None) -> dict[str, Any]:
     try:
         mol = parse(smiles)
     except Rejected as why:
-        return {"canonical": "", "is_valid": False, "reason": why.reason, "kept_token_fraction": 0.0, **NONE}
+        nothing = {"kept_token_fraction": 0.0, "is_stable": False}
+        return {"canonical": "", "is_valid": False, "reason": why.reason, **nothing, **NONE}
     form = canonical(mol)
-    kept = kept_token_fraction(split(string), form) if string is not None else 1.0
-    return {"canonical": form, "is_valid": True, "reason": "", "kept_token_fraction": kept, **describe(mol)}
+    kept, is_stable = (1.0, True) if string is None else _against(split(string), form)
+    found = {"canonical": form, "is_valid": True, "reason": "", "kept_token_fraction": kept, "is_stable": is_stable}
+    return found | describe(mol)
 
 
-def canonical_rows(task: tuple[Sequence[Sequence[str]], dict[str, int]]) -> list[tuple[str, float]]:
-    """Canonical SMILES ("" where none) and kept-token fraction of strings of symbols, under given bonding caps."""
-    from molvae.chemistry.symbols import decode
-
+def canonical_rows(task: tuple[Sequence[Sequence[str]], Caps]) -> list[tuple[str, float, bool]]:
+    """Of strings of symbols: canonical SMILES ("" where none), kept-token fraction, and whether they are stable."""
     strings, caps = task
     rows = []
     for symbols in strings:
@@ -38,5 +39,10 @@ def canonical_rows(task: tuple[Sequence[Sequence[str]], dict[str, int]]) -> list
             form = canonical(parse(decode(symbols, caps)))
         except Rejected:
             form = ""
-        rows.append((form, kept_token_fraction(symbols, form)))
+        rows.append((form, *_against(symbols, form)))
     return rows
+
+
+def _against(symbols: Sequence[str], form: str) -> tuple[float, bool]:
+    again = encoded_again(form)
+    return kept_token_fraction(symbols, again), bool(again) and again == list(symbols)

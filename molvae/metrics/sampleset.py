@@ -28,6 +28,7 @@ class SampleSet:
     Attributes:
         canonical: canonical SMILES of each, "" where invalid.
         kept_token_fraction: (n,), see `molvae.chemistry.describe`.
+        stable_share: of all strings written for them, see `molvae.chemistry.stable`.
         is_first: (n,) valid and no sample before it is the same molecule.
         is_novel: (n,) valid and no training molecule, both sides canonical.
         fcd: Fréchet ChemNet distance of the valid samples to the reference; None where fewer than two are valid.
@@ -35,12 +36,20 @@ class SampleSet:
 
     canonical: list[str]
     kept_token_fraction: np.ndarray
+    stable_share: float
     is_first: np.ndarray
     is_novel: np.ndarray
     fcd: float | None
 
     @classmethod
-    def of(cls, canonical: list[str], kept: np.ndarray, molecules: Path, reference: fcd.Statistics) -> SampleSet:
+    def of(
+        cls,
+        canonical: list[str],
+        kept: np.ndarray,
+        stable_share: float,
+        molecules: Path,
+        reference: fcd.Statistics,
+    ) -> SampleSet:
         """Compute it. `molecules` is the parquet of `featurize`, whose training molecules define novelty."""
         seen: set[str] = {""}
         is_first = np.array([not (one in seen or seen.add(one)) for one in canonical], dtype=bool)
@@ -48,7 +57,7 @@ class SampleSet:
         is_novel = np.array([one not in known for one in canonical], dtype=bool)
         valid = [one for one in canonical if one]
         distance = fcd.frechet_distance(reference, fcd.statistics(valid)) if len(valid) > 1 else None
-        return cls(canonical, kept, is_first, is_novel, distance)
+        return cls(canonical, kept, stable_share, is_first, is_novel, distance)
 
     def valid(self, first: int | None = None) -> list[str]:
         """The valid samples, or the first so many of them."""
@@ -95,6 +104,11 @@ FIGURES = {
         _novelty, lambda s: int(s.is_first.sum()), "higher",
         "share of unique valid samples that are no training molecule", "training",
     ),
+    "stable": Figure(
+        lambda s: s.stable_share, lambda s: len(s.canonical), "higher",
+        "share of the strings written, those that were written again too, that come back unchanged from decoding and "
+        "encoding",
+    ),
     "unique@1000": Figure(
         _unique(1000), lambda s: min(1000, len(s.valid())), "higher",
         "share of distinct molecules among the first 1000 valid samples", least=1000,
@@ -113,11 +127,12 @@ FIGURES = {
 
 def canonical_forms(
     symbols: Sequence[Sequence[str]], caps: dict[str, int], workers: int
-) -> tuple[list[str], np.ndarray]:
-    """Canonical SMILES ("" where none) and kept-token fraction of strings of symbols."""
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Of strings of symbols: canonical SMILES ("" where none), kept-token fraction, and whether they are stable."""
     tasks = [(symbols[start : start + TASK_ROWS], caps) for start in range(0, len(symbols), TASK_ROWS)]
     rows = [row for part in in_order(canonical_rows, tasks, workers) for row in part]
-    return [form for form, _ in rows], np.array([kept for _, kept in rows])
+    forms, kept, is_stable = zip(*rows, strict=True) if rows else ((), (), ())
+    return list(forms), np.array(kept), np.array(is_stable, dtype=bool)
 
 
 def _in_training(smiles: set[str], molecules: Path) -> set[str]:

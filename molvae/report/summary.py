@@ -138,6 +138,10 @@ def tiles(experiment: Experiment, figures: dict[str, Any]) -> list[tuple[str, st
     for metric in (main, by_name.get("novelty"), by_name.get("unique@10000") or by_name.get("unique@1000")):
         if metric:
             found.append((str(metric["name"]), number(metric.get("value")), f"n = {number(metric.get('n'))}"))
+    if stable := by_name.get("stable"):
+        found.append(
+            ("stable strings", number(stable.get("value")), "share of those written; the others were left out")
+        )
     units = f"{number_of(figures['active_units'])} / {number_of(figures['latent_dim'])}"
     found += [
         ("active units", units, "latent dimensions in use"),

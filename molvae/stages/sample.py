@@ -15,6 +15,7 @@ from molvae import model as models
 from molvae.books import close_books
 from molvae.errors import MolvaeError
 from molvae.files import replacing
+from molvae.parallel import Workers
 from molvae.sampling import sample_prior
 from molvae.share import Share
 from molvae.tables import EvenWriter
@@ -31,6 +32,8 @@ SAMPLES = pyarrow.schema(
         "log_probability": pyarrow.float64(),  # nats, of the tokens given their latent point, at temperature 1
         "tokens": pyarrow.int32(),
         "finished": pyarrow.bool_(),  # false: cut at sample.max_tokens
+        "stable": pyarrow.bool_(),  # the same string after decoding and encoding; null where it was not asked
+        "attempts": pyarrow.int32(),  # strings written for this sample, this one last
     }
 )
 
@@ -67,11 +70,13 @@ def sample_block(
 
 def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, threads: int) -> pyarrow.Table:
     model = models.load(folder, device)
-    indices = share.range(settings.n)
-    strings = sample_prior(
-        model.network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
-        max_tokens=settings.max_tokens, threads=threads,
-    )  # fmt: skip
+    indices, several = share.range(settings.n), settings.attempts > 1
+    with Workers(threads) as workers:
+        strings = sample_prior(
+            model.network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
+            max_tokens=settings.max_tokens, threads=threads,
+            accept=models.stable(model.vocabulary, workers) if several else None, attempts=settings.attempts,
+        )  # fmt: skip
     symbols = list(model.symbols(strings))
     columns = {
         "index": list(indices),
@@ -81,20 +86,27 @@ def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, thr
         "log_probability": strings.log_probability,
         "tokens": [len(one) for one in symbols],
         "finished": strings.finished,
+        "stable": pyarrow.array(strings.accepted) if several else pyarrow.nulls(len(indices), pyarrow.bool_()),
+        "attempts": strings.attempts,
     }
     return pyarrow.table(columns, schema=SAMPLES)
 
 
 def sample(blocks: Sequence[Path], settings: SampleSettings, out: Path) -> dict[str, Any]:
     """Put all shares, given in order, into `out`/samples.parquet and close the books."""
-    cut = count = 0
+    cut = count = stable = written = 0
     with EvenWriter(out / "samples.parquet", SAMPLES) as writer:
         for block in blocks:
             table = pyarrow.parquet.read_table(block)
             writer.write(table)
             count += len(table)
-            cut += len(table) - int(pyarrow.compute.sum(table.column("finished")).as_py() or 0)
+            cut += len(table) - _sum(table, "finished")
+            stable, written = stable + _sum(table, "stable"), written + _sum(table, "attempts")
     return close_books(
         out / "books.json", "sample", rows_in=settings.n, kept=count, rejected={}, seed=settings.seed,
-        temperature=settings.temperature, cut_at_max_tokens=cut,
+        temperature=settings.temperature, cut_at_max_tokens=cut, strings_written=written, stable=stable,
     )  # fmt: skip
+
+
+def _sum(table: pyarrow.Table, column: str) -> int:
+    return int(pyarrow.compute.sum(table.column(column)).as_py() or 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,17 @@ from molvae.files import read_json, write_json
 from molvae.lineage import versions
 from molvae.metrics import baselines, fcd
 from molvae.metrics.sampleset import FIGURES, SampleSet, canonical_forms
-from molvae.parallel import in_order
+from molvae.model import stable
+from molvae.parallel import Workers, in_order
 from molvae.seeds import derive
 from molvae.share import Share
 from molvae.tokenstore import read_tokens
 from molvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from molvae.config import ValidateSettings
+    from molvae.config import SampleSettings, ValidateSettings
+    from molvae.dataset import TokenSet
+    from molvae.vae import VAE
 
 log = logging.getLogger(__name__)
 TASK_ROWS = 500
@@ -66,9 +69,7 @@ def validate(
     settings: ValidateSettings,
     out: Path,
     *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
+    drawn: SampleSettings,
     threads: int,
 ) -> dict[str, Any]:
     """Put all shares together and score them.
@@ -77,7 +78,7 @@ def validate(
     and books.json.
 
     Args:
-        seed, temperature, max_tokens: with which the samples were drawn; the baselines are drawn with the same.
+        drawn: the settings that the samples were drawn with; the baselines are drawn with the same.
     """
     import torch
 
@@ -92,28 +93,15 @@ def validate(
     train = tokens / "molecules.parquet"
 
     log.info("scoring %d samples", len(molecules))
-    own = SampleSet.of(molecules["canonical"].tolist(), molecules["kept_token_fraction"].to_numpy(), train, reference)
+    written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
+    own = SampleSet.of(
+        molecules["canonical"].tolist(), molecules["kept_token_fraction"].to_numpy(),
+        float(molecules["is_stable"].sum() / written), train, reference,
+    )  # fmt: skip
     molecules["is_first"], molecules["is_novel"] = own.is_first, own.is_novel
     others: dict[str, SampleSet] = {}
     if settings.baselines:
-        n = len(molecules)
-        architecture = parse(ModelSettings, card["settings"]["model"], "settings.model.")
-        strings = {
-            "random_tokens": baselines.random_tokens(vocabulary, splits["train"].lengths, n, seed),
-            "untrained_model": baselines.untrained_model(vocabulary, architecture, n, seed, max_tokens, threads),
-            "aggregate_posterior": baselines.aggregate_posterior(
-                network,
-                splits["train"],
-                vocabulary,
-                n,
-                seed=seed,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                threads=threads,
-            ),
-            "training_molecules": baselines.training_molecules(splits["train"], vocabulary, n, seed),
-        }
-        for name, symbols in strings.items():
+        for name, symbols in _baselines(network, vocabulary, card, splits["train"], len(molecules), drawn, threads):
             log.info("scoring %d strings of %s", len(symbols), name.replace("_", " "))
             others[name] = _score(symbols, vocabulary, train, reference, threads)
     enough = [name for name, figure in FIGURES.items() if len(molecules) >= figure.least]
@@ -121,19 +109,49 @@ def validate(
         "metrics": [_figure(name, own, others, described_as) for name in enough] + _alerts(molecules),
         "not_computed": {name: f"needs {FIGURES[name].least} samples" for name in FIGURES if name not in enough},
         "n_samples": len(molecules),
-        "seed": seed,
-        "temperature": temperature,
+        "seed": drawn.seed,
+        "temperature": drawn.temperature,
+        "attempts": drawn.attempts,
         "versions": versions(),
     }
     write_json(out / "metrics.json", content)
     molecules.to_parquet(out / "molecules.parquet", index=False)
-    _training_draw(train, seed, threads).to_parquet(out / "reference.parquet", index=False)
+    _training_draw(train, drawn.seed, threads).to_parquet(out / "reference.parquet", index=False)
     reasons = Counter(molecules.loc[~molecules["is_valid"], "reason"])
     kept = int((molecules["is_valid"] & molecules["is_first"]).sum())
     return close_books(
         out / "books.json", "validate", rows_in=len(molecules), kept=kept, rejected=dict(sorted(reasons.items())),
         duplicates=int((molecules["is_valid"] & ~molecules["is_first"]).sum()),
     )  # fmt: skip
+
+
+def _baselines(
+    network: VAE,
+    vocabulary: Vocabulary,
+    card: dict[str, Any],
+    train: TokenSet,
+    n: int,
+    drawn: SampleSettings,
+    threads: int,
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """Name and strings of each set that the samples stand beside.
+
+    The latent points of training molecules are decoded as those of the prior were, unstable strings written again. The
+    nulls are taken as they come: hardly any of their strings is stable.
+    """
+    architecture = parse(ModelSettings, card["settings"]["model"], "settings.model.")
+    rules = {"seed": drawn.seed, "max_tokens": drawn.max_tokens, "threads": threads}
+    several = drawn.attempts > 1
+    yield "random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed)
+    yield "untrained_model", baselines.untrained_model(vocabulary, architecture, n, **rules)
+    if several:
+        yield "first_strings", baselines.first_strings(network, vocabulary, n, temperature=drawn.temperature, **rules)
+    with Workers(threads) as workers:
+        yield "aggregate_posterior", baselines.aggregate_posterior(
+            network, train, vocabulary, n, temperature=drawn.temperature, **rules,
+            accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,
+        )  # fmt: skip
+    yield "training_molecules", baselines.training_molecules(train, vocabulary, n, drawn.seed)
 
 
 def headline(metrics: Path) -> dict[str, float]:
@@ -148,8 +166,8 @@ def headline(metrics: Path) -> dict[str, float]:
 def _score(
     symbols: list[list[str]], vocabulary: Vocabulary, train: Path, reference: fcd.Statistics, workers: int
 ) -> SampleSet:
-    canonical, kept = canonical_forms(symbols, vocabulary.caps, workers)
-    return SampleSet.of(canonical, kept, train, reference)
+    canonical, kept, is_stable = canonical_forms(symbols, vocabulary.caps, workers)
+    return SampleSet.of(canonical, kept, float(is_stable.mean()), train, reference)
 
 
 def _reference(settings: ValidateSettings, tokens: Path) -> tuple[fcd.Statistics, str]:

@@ -6,6 +6,7 @@ import pytest
 from rdkit import Chem
 
 from molvae.chemistry.describe import DESCRIPTORS, describe, kept_token_fraction
+from molvae.chemistry.stable import encoded_again
 from molvae.metrics.rows import describe_rows
 
 
@@ -35,10 +36,10 @@ def test_filters_let_a_drug_pass_and_stop_what_they_name():
 
 
 def test_kept_tokens_are_counted_on_lengths_and_never_above_one():
-    assert kept_token_fraction(["[C]", "[C]", "[O]", "[F]"], "CO") == 0.5
-    assert kept_token_fraction(["[C]"], "CCO") == 1
-    assert kept_token_fraction([], "C") == kept_token_fraction(["[C]"], "") == 0
-    assert kept_token_fraction(["[C]"], "C$C") == 0  # a molecule SELFIES cannot write
+    assert kept_token_fraction(["[C]", "[C]", "[O]", "[F]"], encoded_again("CO")) == 0.5
+    assert kept_token_fraction(["[C]"], encoded_again("CCO")) == 1
+    assert kept_token_fraction([], encoded_again("C")) == kept_token_fraction(["[C]"], encoded_again("")) == 0
+    assert kept_token_fraction(["[C]"], encoded_again("C$C")) == 0  # a molecule SELFIES cannot write
 
 
 def test_each_row_is_described_or_has_its_reason():
@@ -46,5 +47,6 @@ def test_each_row_is_described_or_has_its_reason():
     assert [row["reason"] for row in rows] == ["", "", "empty", "unphysical", "not_smiles"]
     assert [row["canonical"] for row in rows] == ["CCO", "C", "", "", ""]
     assert [row["kept_token_fraction"] for row in rows] == [1, 1, 0, 0, 0]
+    assert [row["is_stable"] for row in rows] == [False, True, False, False, False]  # [C][C][O] would be stable
     assert all(set(row) == set(rows[0]) for row in rows)
     assert rows[2]["mw"] is None and not rows[2]["is_valid"]

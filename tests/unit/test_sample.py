@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from molvae import model as models
+from molvae.chemistry.stable import is_stable
+from molvae.chemistry.symbols import split
 from molvae.config import SampleSettings
 from molvae.errors import ModelFileError, MolvaeError
 from molvae.sampling import CHUNK
 from molvae.share import Share
 from molvae.stages.sample import sample, sample_block, sample_file
 
-SETTINGS = SampleSettings(n=CHUNK + 60, seed=3, max_tokens=9)
+SETTINGS = SampleSettings(n=CHUNK + 60, seed=3, max_tokens=9, attempts=3)
 
 
 def in_shares(folder, out, shares, settings=SETTINGS):
@@ -36,14 +38,28 @@ def test_each_sample_has_a_row_with_all_that_is_known_of_it(folder, tmp_path):
     table = pd.read_parquet(tmp_path / "out" / "samples.parquet")
     model = models.load(folder)
     assert table["index"].tolist() == list(range(SETTINGS.n)) and set(table["seed"]) == {3}
-    assert table["smiles"].tolist() == model.sample(SETTINGS.n, seed=3, max_tokens=9)
+    assert table["smiles"].tolist() == model.sample(SETTINGS.n, seed=3, max_tokens=9, attempts=3)
     assert (table["tokens"] == table["selfies"].str.count(r"\[")).all()
     assert (table["tokens"][~table["finished"]] == 9).all() and (table["tokens"][table["finished"]] < 9).all()
     assert (table["log_probability"] < 0).all()
     assert not table["selfies"].str.contains("<").any()  # no special token is written
     assert books["kept"] == books["rows_in"] == SETTINGS.n
+    assert table["attempts"].between(1, 3).all() and books["strings_written"] == table["attempts"].sum() > SETTINGS.n
+    assert table["stable"].tolist() == [is_stable(split(one), model.vocabulary.caps) for one in table["selfies"]]
+    assert table["stable"][table["attempts"] < 3].all() and books["stable"] == table["stable"].sum() > 0
     assert books["cut_at_max_tokens"] == (~table["finished"]).sum() > 0
     assert books == json.loads((tmp_path / "out" / "books.json").read_text())
+
+
+def test_with_one_attempt_the_first_string_is_taken_and_nobody_asks_whether_it_is_stable(folder, tmp_path):
+    books = in_shares(folder, tmp_path / "first", 1, SETTINGS.model_copy(update={"attempts": 1}))
+    first = pd.read_parquet(tmp_path / "first" / "samples.parquet")
+    in_shares(folder, tmp_path / "several", 1)
+    several = pd.read_parquet(tmp_path / "several" / "samples.parquet")
+    assert books["strings_written"] == SETTINGS.n and first["stable"].isna().all() and books["stable"] == 0
+    kept = several["attempts"] == 1
+    assert 0 < kept.sum() < SETTINGS.n
+    assert first["selfies"][kept].tolist() == several["selfies"][kept].tolist()
 
 
 def test_fewer_samples_than_shares_are_still_that_many(folder, tmp_path):

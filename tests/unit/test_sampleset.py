@@ -23,7 +23,7 @@ def samples(tmp_path, monkeypatch) -> SampleSet:
     )
     reference = Statistics(np.array([3.0]), np.eye(1), 9)
     canonical = ["CCO", "C", "", "C", "CCN", "CCO"]
-    return SampleSet.of(canonical, np.array([1, 0.5, 0, 1, 1, 0.1]), tmp_path / "molecules.parquet", reference)
+    return SampleSet.of(canonical, np.array([1, 0.5, 0, 1, 1, 0.1]), 0.3, tmp_path / "molecules.parquet", reference)
 
 
 def test_the_first_of_a_molecule_is_marked_and_novel_is_what_no_training_molecule_is(samples):
@@ -39,6 +39,7 @@ def test_the_first_of_a_molecule_is_marked_and_novel_is_what_no_training_molecul
         ("kept_tokens", 0.6, 6),
         ("unique@1000", 3 / 5, 5),
         ("FCD/Test", 4.0, 5),
+        ("stable", 0.3, 6),
     ],
 )
 def test_a_figure_worked_by_hand(samples, name, value, count):
@@ -47,17 +48,18 @@ def test_a_figure_worked_by_hand(samples, name, value, count):
 
 
 def test_uniqueness_counts_the_first_valid_samples_only(tmp_path, samples):
-    many = SampleSet(["", *["C"] * 999, *[f"{n}" for n in range(500)]], *[None] * 4)
+    many = SampleSet(["", *["C"] * 999, *[f"{n}" for n in range(500)]], *[None] * 5)
     assert FIGURES["unique@1000"].value(many) == 2 / 1000
     assert FIGURES["unique@10000"].value(many) == 501 / 1499
 
 
 def test_samples_without_a_molecule_have_no_figures_but_those_that_say_so(tmp_path, samples):
-    none = SampleSet.of(["", ""], np.zeros(2), tmp_path / "molecules.parquet", None)
+    none = SampleSet.of(["", ""], np.zeros(2), 0.0, tmp_path / "molecules.parquet", None)
     found = {name: figure.value(none) for name, figure in FIGURES.items()}
     assert found == {
         "valid": 0,
         "kept_tokens": 0,
+        "stable": 0,
         "Novelty": None,
         "unique@1000": None,
         "unique@10000": None,
@@ -66,10 +68,12 @@ def test_samples_without_a_molecule_have_no_figures_but_those_that_say_so(tmp_pa
 
 
 def test_forms_are_canonical_and_empty_where_there_is_no_molecule(vocabulary):
-    strings = [["[O]", "[C]", "[C]"], ["[nop]"], [], ["[F]", "[C]", "[O]"] * 300]
-    forms, kept = canonical_forms(strings, vocabulary.caps, workers=1)
+    strings = [["[O]", "[C]", "[C]"], ["[nop]"], [], ["[F]", "[C]", "[O]"] * 300, ["[C]", "[C]", "[O]"]]
+    forms, kept, is_stable = canonical_forms(strings, vocabulary.caps, workers=1)
     assert forms[:3] == ["CCO", "", ""]
     assert kept[:3].tolist() == [1, 0, 0] and kept[3] < 0.01
+    assert is_stable.tolist() == [False, False, False, False, True]
+    assert [len(part) for part in canonical_forms([], vocabulary.caps, workers=1)] == [0, 0, 0]
 
 
 def test_random_strings_have_the_lengths_of_the_molecules_and_every_symbol_alike(vocabulary):

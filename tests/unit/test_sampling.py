@@ -65,6 +65,10 @@ def test_the_threads_that_torch_uses_do_not_matter_and_are_left_as_they_were(mod
     torch.set_num_threads(before)
 
 
+def seen_ids(model, limit):
+    return sample_prior(model, 0, CHUNK, seed=0, temperature=1.0, max_tokens=limit).ids
+
+
 def test_each_chunk_is_decoded_whole_and_with_one_kernel_thread(model, monkeypatch):
     seen = []
 
@@ -79,6 +83,9 @@ def test_each_chunk_is_decoded_whole_and_with_one_kernel_thread(model, monkeypat
         sample_prior(model, 5, CHUNK + 1, seed=0, temperature=1.0, max_tokens=2, threads=threads)
     torch.set_num_threads(before)
     assert seen == [(1, CHUNK)] * 4  # the last bit of a matrix product depends on both
+    seen.clear()
+    sample_prior(model, 5, 6, seed=0, temperature=1.0, max_tokens=2, accept=lambda s: s.ids[:, 0] > 9, attempts=2)
+    assert seen[0] == (1, CHUNK) and seen[1][1] == (~(seen_ids(model, 2)[:, 0] > 9)).sum()
 
 
 def test_another_seed_gives_other_samples_and_no_two_chunks_are_alike(model, whole):
@@ -99,6 +106,53 @@ def test_a_longer_limit_only_goes_on_where_a_string_was_cut(model):
     assert np.array_equal(long.ids[:, :LIMIT], short.ids)
     assert np.array_equal(long.log_probability[short.finished], short.log_probability[short.finished])
     assert (long.log_probability[~short.finished] < short.log_probability[~short.finished]).all()
+
+
+def even_at_first(strings):
+    """A rule that about half of the strings pass."""
+    return strings.ids[:, 0] % 2 == 0
+
+
+@settings(max_examples=12)
+@given(st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted), st.integers(1, 3))
+def test_strings_that_are_not_accepted_are_written_again_the_same_in_any_stretch(model, stretch, threads):
+    rules = {"seed": 5, "temperature": 1.0, "max_tokens": LIMIT, "accept": even_at_first, "attempts": 4}
+    start, stop = stretch
+    everything = sample_prior(model, 0, N, **rules)
+    part = sample_prior(model, start, stop, threads=threads, **rules)
+    for name in ("ids", "log_probability", "finished", "attempts", "accepted"):
+        assert np.array_equal(getattr(part, name), getattr(everything, name)[start:stop]), name
+
+
+def test_what_was_accepted_stays_and_the_attempts_are_counted(model, whole):
+    few, many = (
+        sample_prior(model, 0, N, seed=5, temperature=1.0, max_tokens=LIMIT, accept=even_at_first, attempts=attempts)
+        for attempts in (2, 30)
+    )
+    assert np.array_equal(few.accepted, even_at_first(few)) and many.accepted.all()
+    first = even_at_first(whole)
+    assert 0.2 < first.mean() < 0.8
+    assert np.array_equal(few.attempts, np.where(first, 1, 2)) and many.attempts.max() > 4
+    for samples in (few, many):
+        assert np.array_equal(samples.ids[first], whole.ids[first])
+    assert np.array_equal(many.ids[few.accepted], few.ids[few.accepted])
+    again = many.ids[~first]
+    assert len(np.unique(again, axis=0)) > 0.9 * len(np.unique(whole.ids[~first], axis=0))  # new points, new numbers
+    expected = (many.ids == EOS).any(1)
+    assert np.array_equal(many.finished, expected)
+
+
+def test_strings_written_again_come_from_other_points_as_the_model_alone_would_write_them(model):
+    """Rejection: accepted strings are distributed as the model's own strings that pass."""
+    rules = {"temperature": 1.0, "max_tokens": LIMIT}
+    plain = sample_prior(model, 0, 12 * CHUNK, seed=1, **rules)
+    kept = plain.ids[even_at_first(plain)]
+    again = sample_prior(model, 0, 6 * CHUNK, seed=2, accept=even_at_first, attempts=40, **rules)
+    size = int(max(kept.max(), again.ids.max())) + 1
+    counts = np.stack([np.bincount(ids.ravel(), minlength=size) for ids in (kept, again.ids)]).astype(float)
+    shares = counts / counts.sum(1, keepdims=True)
+    spread = np.sqrt(shares.mean(0) * (1 / counts.sum(1)).sum()) + 1e-9
+    assert (np.abs(shares[0] - shares[1]) / spread).max() < 6  # tokens of a string go together: wider than binomial
 
 
 def test_nothing_is_asked_and_nothing_is_given(model):

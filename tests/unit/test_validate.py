@@ -18,7 +18,7 @@ from molvae.vae import untrained
 from molvae.vocabulary import Vocabulary
 
 SETTINGS = ValidateSettings(reference="test")
-DRAWN = {"seed": 0, "temperature": 1.0, "max_tokens": 12, "threads": 1}
+DRAWN = SampleSettings(max_tokens=12, attempts=2)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def in_shares(samples, tokens, folder, out, shares=1, settings=SETTINGS):
     blocks = [out.parent / f"{out.name}-{number}.parquet" for number in range(1, shares + 1)]
     for number, block in enumerate(blocks, start=1):
         validate_block(samples, block, share=Share(number, shares))
-    return validate(blocks, tokens, folder, settings, out, **DRAWN)
+    return validate(blocks, tokens, folder, settings, out, drawn=DRAWN, threads=1)
 
 
 def metrics(out):
@@ -63,7 +63,14 @@ def test_figures_worked_by_hand(tmp_path, samples, tokens, folder):
     content, found = metrics(tmp_path / "out")
     assert content["n_samples"] == 8 and content["seed"] == 0 and content["temperature"] == 1
     assert {"torch", "rdkit", "selfies"} <= set(content["versions"])
-    expected = {"valid": 6 / 8, "Novelty": 1, "radicals": 1 / 6, "rings over 8": 1 / 6, "charged": 1 / 6}
+    expected = {
+        "stable": 4 / 8,
+        "valid": 6 / 8,
+        "Novelty": 1,
+        "radicals": 1 / 6,
+        "rings over 8": 1 / 6,
+        "charged": 1 / 6,
+    }
     assert {name: found[name]["value"] for name in expected} == pytest.approx(expected)
     least = {"FCD/Test": 1000, "unique@1000": 1000, "unique@10000": 10000}
     assert content["not_computed"] == {name: f"needs {n} samples" for name, n in least.items()}
@@ -93,10 +100,12 @@ def test_every_figure_says_what_it_is_and_stands_beside_its_null_and_its_ceiling
         assert set(found[name]["baselines"]) == {
             "random_tokens",
             "untrained_model",
+            "first_strings",
             "aggregate_posterior",
             "training_molecules",
         }
     assert found["kept_tokens"]["baselines"]["training_molecules"] == 1
+    assert found["stable"]["baselines"]["training_molecules"] == 1 > found["stable"]["baselines"]["first_strings"]
     assert found["kept_tokens"]["baselines"]["random_tokens"] < 0.8
     assert found["Novelty"]["baselines"]["training_molecules"] == 0
     assert headline(tmp_path / "out" / "metrics.json")["Novelty/training_molecules"] == 0
