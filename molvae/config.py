@@ -48,7 +48,7 @@ class FeaturizeSettings(Section):
     stereo: Literal["keep", "strip"] = Field("keep", description="keep or strip @, / and \\ marks")
     max_tokens: int = Field(128, ge=4, le=4096, description="longest molecule kept, in SELFIES symbols")
     merges: int = Field(
-        480, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
+        1000, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
     )
     variants: int = Field(
         0, ge=0, le=16, description="randomised spellings of each training molecule for the encoder to read; 0: none"
@@ -80,7 +80,7 @@ class ModelSettings(Section):
     encoder_layers: int = Field(1, ge=1, le=4, description="layers of the encoder")
     encoder_bidirectional: bool = Field(False, description="the encoder also reads from the last token to the first")
     decoder_cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell of the decoder: gru or lstm")
-    decoder_hidden: int = Field(320, ge=1, le=8192, description="units of each decoder layer")
+    decoder_hidden: int = Field(512, ge=1, le=8192, description="units of each decoder layer")
     decoder_layers: int = Field(1, ge=1, le=4, description="layers of the decoder")
     prior: Literal["normal", "mixture", "vamp", "flow"] = Field(
         "normal", description="prior in the ELBO: normal, or learned: mixture, vamp, flow"
@@ -99,8 +99,8 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How the networks are trained. Losses are in nats per molecule."""
 
-    epochs: int = Field(4, ge=1, description="most passes over the training molecules")
-    batch_size: int = Field(64, ge=1, description="molecules a step, over all GPUs together")
+    epochs: int = Field(5, ge=1, description="most passes over the training molecules")
+    batch_size: int = Field(128, ge=1, description="molecules a step, over all GPUs together")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
     warmup: Fraction = Field(0.05, description="fraction of all steps over which the learning rate rises from 0")
     final_learning_rate: float = Field(

@@ -20,7 +20,7 @@ LOG_2PI = math.log(2 * math.pi)
 PSEUDO_TOKENS = 16  # length of a pseudo-input; longer molecules are cut to it where pseudo-inputs start as molecules
 COUPLINGS, COUPLING_HIDDEN = 8, 128  # of the flow
 LARGEST_LOG_SCALE = 2.0  # of one coupling: a factor of 7, so that no single layer can blow up
-EM_ITERATIONS, EM_GAIN = 100, 1e-3  # of a mixture's fit: the most, and the gain in nats under which it has converged
+EM_ITERATIONS, EM_GAIN = 100, 5e-3  # of a mixture's fit: the most, and the gain in nats under which it has converged
 EM_BLOCK = 8192  # latents whose distances to all components are held at once
 
 

@@ -38,15 +38,25 @@ class Layer(nn.Module):
         """
         if state is None:
             state = inputs.new_zeros(self.state_tensors, inputs.shape[1], self.hidden)
-        kernel_fits = self.cell == "gru" and inputs.device.type == "cpu" and inputs.dtype == torch.float32
+        device = inputs.device.type
+        mixed = torch.is_autocast_enabled(device)
+        kernel_fits = self.cell == "gru" and device == "cpu" and inputs.dtype == torch.float32 and not mixed
         if kernel_fits and torch.is_grad_enabled():
             wx, wh, bx, bh = self._weights()
             wx, wc = wx[:, : self.inputs], wx[:, self.inputs :]
             return _GRUKernel.apply(inputs, constant, state[0], wx, wc, wh, bx, bh, self._memory)
         if constant is not None:
             inputs = torch.cat([inputs, constant.expand(len(inputs), *constant.shape)], dim=-1)
-        start = state if self.cell == "gru" else (state[:1].contiguous(), state[1:].contiguous())
-        return self.rnn(inputs, start)[0]
+        start = (state,) if self.cell == "gru" else (state[:1].contiguous(), state[1:].contiguous())
+        if not mixed:
+            return self.rnn(inputs, start[0] if self.cell == "gru" else start)[0]
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):  # which would have cuDNN run in float16 whatever dtype it is set to
+            inputs, *start = (part.to(dtype) for part in (inputs, *start))
+            weights = [weight.to(dtype) for weight in self._weights()]
+            if self.cell == "gru":
+                return torch.gru(inputs, *start, weights, True, 1, 0.0, self.training, False, False)[0]
+            return torch.lstm(inputs, start, weights, True, 1, 0.0, self.training, False, False)[0]
 
     def project(self, inputs: Tensor) -> Tensor:
         """What inputs (…, I) add to the gates, (…, G), where G is 3 H for a GRU and 4 H for an LSTM."""
@@ -93,13 +103,13 @@ class _GRUKernel(torch.autograd.Function):
         candidates = piece[3 * numbers : 4 * numbers].view(steps, batch, hidden)
         rz, n = slice(0, 2 * hidden), slice(2 * hidden, None)
         bias = torch.cat([bx[rz] + bh[rz], bx[n]])
-        every_step = bias if constant is None else torch.addmm(bias, constant, wc.t())
-        torch.mm(x.flatten(0, 1), wx.t(), out=gates.flatten(0, 1))
+        torch.addmm(bias, x.flatten(0, 1), wx.t(), out=gates.flatten(0, 1))
+        if constant is not None:
+            gates += torch.mm(constant, wc.t())
         states = x.new_empty(steps + 1, batch, hidden)
         states[0] = state
         wh_rz, wh_n = wh[rz].t(), wh[n].t()
         for gate, candidate, before, after in zip(gates, candidates, states, states[1:], strict=False):
-            gate += every_step
             gate[:, rz].addmm_(before, wh_rz).sigmoid_()
             torch.addmm(bh[n], before, wh_n, out=candidate)  # what the last state adds, before the reset
             gate[:, n].addcmul_(gate[:, :hidden], candidate).tanh_()

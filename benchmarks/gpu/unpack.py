@@ -32,7 +32,7 @@ from molvae.stages.sample import SAMPLES
 from molvae.vae import VAE
 from molvae.vocabulary import UNK, Vocabulary
 
-SHOWN = ("FCD/Test", "valid", "unique@1000", "unique@10000", "Novelty", "kept_tokens")
+SHOWN = ("FCD/Test", "valid", "unique@1000", "unique@10000", "Novelty", "kept_tokens", "stable")
 
 
 def unpack(run: Path, tokens: Path, out: Path, workers: int) -> None:
@@ -48,17 +48,21 @@ def unpack(run: Path, tokens: Path, out: Path, workers: int) -> None:
     figures, reference = {}, fcd.moses_test()
     for name, part in sets.items():
         symbols = [vocabulary.text(ids) for ids in part["ids"]]
-        write_table(out, name, symbols, part, vocabulary)
-        forms, kept = canonical_forms(symbols, vocabulary.caps, workers)
+        forms, kept, is_stable = canonical_forms(symbols, vocabulary.caps, workers)
+        write_table(out, name, symbols, part | {"stable": is_stable}, vocabulary)
         if name == "greedy":
             known = [ids if UNK not in ids else [] for ids in held_out["ids"]]  # no model writes what it does not know
-            wanted, _ = canonical_forms([vocabulary.text(ids) for ids in known], vocabulary.caps, workers)
+            wanted, *_ = canonical_forms([vocabulary.text(ids) for ids in known], vocabulary.caps, workers)
             same = [form == original != "" for form, original in zip(forms, wanted, strict=True)]
             figures[name] = {"same_molecule": float(np.mean(same))}
         else:
-            samples = SampleSet.of(forms, kept, tokens / "molecules.parquet", reference)
+            samples = SampleSet.of(forms, kept, float(is_stable.mean()), tokens / "molecules.parquet", reference)
             enough = [figure for figure in SHOWN if len(forms) >= FIGURES[figure].least]
             figures[name] = {figure: FIGURES[figure].value(samples) for figure in enough}
+            stable = [form for form, sure in zip(forms, is_stable, strict=True) if sure]
+            if len(stable) >= FIGURES["FCD/Test"].least:
+                found = fcd.frechet_distance(reference, fcd.statistics(stable))
+                figures[name] |= {"FCD/Test, stable": found, "n, stable": len(stable)}
         figures[name] = {"n": len(forms), **figures[name], **about["strings"][name]}
         print(name, "  ".join(f"{figure} {value:.5g}" for figure, value in figures[name].items() if value is not None))
     write_json(out / "figures.json", {"strings": figures, "priors": about["priors"]})
@@ -111,6 +115,8 @@ def write_table(out: Path, name: str, symbols: list[list[str]], part: dict[str, 
         "log_probability": part["log_probability"].astype(np.float64),
         "tokens": [len(one) for one in symbols],
         "finished": part["finished"],
+        "stable": part["stable"],
+        "attempts": [1] * len(smiles),
     }
     pyarrow.parquet.write_table(pyarrow.table(columns, schema=SAMPLES), out / f"{name}.parquet")
     (out / f"{name}.smi").write_text("\n".join(smiles) + "\n", "utf-8")

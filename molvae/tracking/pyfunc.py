@@ -12,7 +12,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-DEFAULTS = {"n": 1000, "seed": 0, "temperature": 1.0}
+DEFAULTS = {"n": 1000, "seed": 0, "temperature": 1.0, "attempts": 32}
 
 
 class Sampler(PythonModel):
@@ -28,7 +28,7 @@ class Sampler(PythonModel):
         """Draw molecules.
 
         Args:
-            model_input: one row with any of the columns n (default 1000), seed (0) and temperature (1.0).
+            model_input: one row with any of the columns n (default 1000), seed (0), temperature (1.0), attempts (32).
         Returns:
             A table of n rows with the column `smiles`; the same request gives the same rows.
         Raises:
@@ -38,8 +38,8 @@ class Sampler(PythonModel):
         if len(table) > 1:
             raise ValueError(f"predict takes one row (columns {', '.join(DEFAULTS)}, all optional), got {len(table)}.")
         row = table.iloc[0].dropna() if len(table) else {}
-        n, seed, temperature = (type(default)(row.get(name, default)) for name, default in DEFAULTS.items())
-        return pd.DataFrame({"smiles": self.model.sample(n, seed=seed, temperature=temperature)})
+        asked = {name: type(default)(row.get(name, default)) for name, default in DEFAULTS.items()}
+        return pd.DataFrame({"smiles": self.model.sample(asked.pop("n"), **asked)})
 
 
 set_model(Sampler())

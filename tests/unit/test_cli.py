@@ -37,7 +37,9 @@ def rows_of(path):
     if path.suffix == ".smi":
         return path.read_text().split("\n")[:-1]
     table = pd.read_csv(path, keep_default_na=False) if path.suffix == ".csv" else pd.read_parquet(path)
-    assert table.columns.tolist() == ["index", "seed", "selfies", "smiles", "log_probability", "tokens", "finished"]
+    assert table.columns.tolist() == [
+        *("index", "seed", "selfies", "smiles", "log_probability", "tokens", "finished", "stable", "attempts")
+    ]
     return table["smiles"].tolist()
 
 

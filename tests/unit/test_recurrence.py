@@ -151,3 +151,18 @@ def test_passes_in_flight_at_once_do_not_share_the_memory_that_they_work_in():
     two = [layer(part, state, constant) for part in (inputs[:5], inputs[2:6])]
     for output, expected in zip(two, alone[1:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(gradients(output, weights), expected, strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_under_autocast_a_layer_computes_in_the_dtype_that_autocast_is_set_to(cell):
+    """Torch's own autocast of RNNs on a GPU knows float16 only, in which small gradients vanish."""
+    layer, *given = made(cell, 7, 3, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(*given)
+    expected = layer(*given)
+    assert found.dtype == torch.bfloat16 and expected.dtype == torch.float32
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+    one, other = (gradients(states.float(), list(layer.parameters())) for states in (found, expected))
+    for half, full in zip(one, other, strict=True):
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, full, rtol=0, atol=0.1 * full.abs().max().item())

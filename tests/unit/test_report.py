@@ -364,7 +364,8 @@ def test_books_that_do_not_close_are_flagged(page: str, folder: Folder) -> None:
 def test_the_page_tells_how_to_get_the_same_again(page: str) -> None:
     text = text_of(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text
-    assert "molvae sample --model results/example/model -n 1000 --seed 0 --out samples.csv" in text
+    command = "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --attempts 1"
+    assert f"{command} --out samples.csv" in text
 
 
 # --- molecules

@@ -115,8 +115,8 @@ class Stub:
     def __init__(self, folder):
         assert (Path(folder) / "model.safetensors").read_text() == "tensors"
 
-    def sample(self, n, *, seed, temperature):
-        return [f"C{seed}{temperature}"] * n
+    def sample(self, n, *, seed, temperature, attempts):
+        return [f"C{seed}{temperature}{'' if attempts == 32 else attempts}"] * n
 
 
 def test_a_stage_becomes_a_run_under_its_experiments_run(place):
@@ -302,6 +302,7 @@ def test_the_model_can_be_loaded_from_mlflow_and_is_registered_once(place, monke
     import pandas as pd
 
     assert list(sampler.predict(pd.DataFrame([{"n": 2}]))["smiles"]) == ["C01.0"] * 2
+    assert list(sampler.predict({"n": 1, "attempts": 1})["smiles"]) == ["C01.01"]
     assert len(sampler.predict(pd.DataFrame([{}]))) == 1000
     with pytest.raises(ValueError, match="one row"):
         sampler.predict(pd.DataFrame({"n": [1, 2]}))

@@ -214,7 +214,7 @@ def test_the_model_in_mlflow_samples_as_the_folder_does_and_holds_no_pickle(mlfl
     (output,) = mlflow_runs[1]["prior"].outputs.model_outputs
     program = f"""if True:
         import json, mlflow, molvae
-        asked = {{"n": 60, "seed": 0}}
+        asked = {{"n": 60, "seed": 0, "attempts": 2}}
         of_mlflow = mlflow.pyfunc.load_model("models:/{output.model_id}").predict(asked)["smiles"]
         print(json.dumps([list(of_mlflow), molvae.load("results/example/model").sample(**asked)]))
     """

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "featurize": {"valid_fraction": 0.1},
     "model": {"embedding_dim": 16, "latent_dim": 16, "encoder_hidden": 16, "decoder_hidden": 16},
     "train": {"epochs": 12, "batch_size": 16, "patience": 100},
-    "sample": {"n": 60},
+    "sample": {"n": 60, "attempts": 2},
     "validate": {"reference": "test", "baselines": False},
 }
 
