@@ -26,7 +26,7 @@ from molvae.vocabulary import UNK, Vocabulary
 
 log = logging.getLogger(__name__)
 BATCH = 512
-TASK_STRINGS = 500
+TASK_STRINGS = 1024  # a few samples are not worth a process
 ALONE = Workers()
 
 

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """So many processes, which start with the first call that has work for two and end with the `with` block.
+    """At most so many processes, which start with the first call that has work for two and end with the `with` block.
 
     Started afresh (spawn): forked threads of torch and pyarrow can hang.
     """
@@ -25,7 +25,7 @@ class Workers:
         if self.count == 1 or len(tasks) <= 1:
             yield from map(work, tasks)
             return
-        self._pool = self._pool or get_context("spawn").Pool(self.count)
+        self._pool = self._pool or get_context("spawn").Pool(min(self.count, len(tasks)))
         yield from self._pool.imap(work, tasks)
 
     def __enter__(self) -> Workers:
@@ -41,5 +41,5 @@ class Workers:
 
 def in_order(work: Callable[[Any], Result], tasks: Sequence[Any], workers: int) -> Iterator[Result]:
     """`work(task)` for each task, in processes that are started for this call."""
-    with Workers(min(workers, max(1, len(tasks)))) as processes:
+    with Workers(workers) as processes:
         yield from processes.in_order(work, tasks)

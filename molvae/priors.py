@@ -115,6 +115,9 @@ class Mixture(Prior):
         Source: Dempster et al. 1977, for Gaussian mixtures Bishop 2006, section 9.2.2.
         """
         losses: list[float] = []
+        centre = latents.mean(0)  # products of what lies far from 0 would lose the variance in their rounding
+        latents = latents - centre
+        self.means -= centre
         least = 1e-3 * latents.var(0).mean().double()  # variance of a component that has shrunk onto a few latents
         while len(losses) < EM_ITERATIONS and (len(losses) < 2 or losses[-2] - losses[-1] > EM_GAIN):
             loss, members, sums, products = 0.0, 0, 0, 0
@@ -132,6 +135,7 @@ class Mixture(Prior):
             self._shape(covariance + least * torch.eye(latents.shape[1]).to(covariance))
             self.means.copy_(means)
             self.weights.copy_(members.log())
+        self.means += centre
         return losses
 
     def _shape(self, covariances: Tensor) -> None:

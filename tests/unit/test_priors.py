@@ -214,6 +214,15 @@ def test_a_posterior_is_fitted_as_the_density_that_it_is_not_as_one_point(kind, 
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(unseen.T), rtol=0.15, atol=0.6)
 
 
+def test_a_mixture_far_from_zero_is_fitted_as_one_near_it(tokens):
+    near, shift = clusters(2000, 0), torch.tensor([3000.0, -2000, 1000])
+    found = []
+    for latents in (near, near + shift):
+        prior = Mixture(3, 3)
+        found.append(fit(prior, *points(latents), tokens, steps=1, batch_size=1, learning_rate=1, seed=1)[-1])
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+
+
 def test_a_component_of_a_mixture_that_loses_its_latents_leaves_no_hole(tokens):
     """More components than there are distinct latents."""
     prior = Mixture(3, 6)
