@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import molvae
+from molvae.config import SampleSettings
 from molvae.errors import ModelFileError, MolvaeError
 from molvae.model import Model
 
@@ -109,3 +111,10 @@ def test_using_a_model_leaves_the_global_generator_alone(folder):
     model.decode(np.zeros((2, 5)), temperature=1.0, max_tokens=3)
     model.encode(["CCO"])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_python_and_the_shell_draw_with_the_same_defaults():
+    defaults = {name: p.default for name, p in inspect.signature(Model.sample).parameters.items()}
+    settings = SampleSettings()
+    for name in ("seed", "temperature", "max_tokens", "attempts"):
+        assert defaults[name] == getattr(settings, name), name
