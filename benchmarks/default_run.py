@@ -43,6 +43,7 @@ def main() -> None:
             raise SystemExit("the same command again found something to do")
         jobs = stages(clone)
         metrics = json.loads((clone / "results/example/validation/metrics.json").read_text())["metrics"]
+        held_out = json.loads((clone / "results/example/model/model.json").read_text())["metrics"]
         books = {path.parent.name: json.loads(path.read_text()) for path in clone.glob("results/example/*/books.json")}
     show("install", install["seconds"], None, None)
     for job in jobs:
@@ -51,7 +52,10 @@ def main() -> None:
     figures = {one["name"]: {"value": one["value"], "n": one["n"], **one["baselines"]} for one in metrics}
     for name, figure in figures.items():
         print(name, figure)
-    write(arguments.json, {"install": install, "jobs": jobs, "run": whole, "figures": figures, "books": books})
+    write(
+        arguments.json,
+        {"install": install, "jobs": jobs, "run": whole, "figures": figures, "books": books, "model": held_out},
+    )
 
 
 if __name__ == "__main__":
