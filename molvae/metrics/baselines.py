@@ -56,10 +56,13 @@ def aggregate_posterior(
     threads: int,
     accept: Accept | None = None,
     attempts: int = 1,
-) -> list[list[str]]:
+) -> tuple[list[list[str]], int]:
     """`n` strings decoded from latent points of training molecules: what a prior without any gap would sample.
 
     A sampled FCD above theirs is what the prior loses: the gap that a better prior can win.
+
+    Returns:
+        the strings, and how many were written to get them.
     """
     mu, logvar = some_posteriors(model, train, n, seed)
 
@@ -73,7 +76,7 @@ def aggregate_posterior(
         model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,
         threads=threads, accept=accept, attempts=attempts,
     )  # fmt: skip
-    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+    return [vocabulary.text(ids) for ids in strings.ids.tolist()], int(strings.attempts.sum())
 
 
 def training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:

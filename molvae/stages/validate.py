@@ -101,9 +101,11 @@ def validate(
     molecules["is_first"], molecules["is_novel"] = own.is_first, own.is_novel
     others: dict[str, SampleSet] = {}
     if settings.baselines:
-        for name, symbols in _baselines(network, vocabulary, card, splits["train"], len(molecules), drawn, threads):
+        for name, symbols, number in _baselines(
+            network, vocabulary, card, splits["train"], len(molecules), drawn, threads
+        ):
             log.info("scoring %d strings of %s", len(symbols), name.replace("_", " "))
-            others[name] = _score(symbols, vocabulary, train, reference, threads)
+            others[name] = _score(symbols, number, vocabulary, train, reference, threads)
     enough = [name for name, figure in FIGURES.items() if len(molecules) >= figure.least]
     content = {
         "metrics": [_figure(name, own, others, described_as) for name in enough] + _alerts(molecules),
@@ -133,8 +135,8 @@ def _baselines(
     n: int,
     drawn: SampleSettings,
     threads: int,
-) -> Iterator[tuple[str, list[list[str]]]]:
-    """Name and strings of each set that the samples stand beside.
+) -> Iterator[tuple[str, list[list[str]], int]]:
+    """Of each set that the samples stand beside: name, strings, and how many were written to get them.
 
     The latent points of training molecules are decoded as those of the prior were, unstable strings written again. The
     nulls are taken as they come: hardly any of their strings is stable.
@@ -142,16 +144,19 @@ def _baselines(
     architecture = parse(ModelSettings, card["settings"]["model"], "settings.model.")
     rules = {"seed": drawn.seed, "max_tokens": drawn.max_tokens, "threads": threads}
     several = drawn.attempts > 1
-    yield "random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed)
-    yield "untrained_model", baselines.untrained_model(vocabulary, architecture, n, **rules)
+    yield "random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed), n
+    yield "untrained_model", baselines.untrained_model(vocabulary, architecture, n, **rules), n
     if several:
-        yield "first_strings", baselines.first_strings(network, vocabulary, n, temperature=drawn.temperature, **rules)
+        first = baselines.first_strings(network, vocabulary, n, temperature=drawn.temperature, **rules)
+        yield "first_strings", first, n
     with Workers(threads) as workers:
-        yield "aggregate_posterior", baselines.aggregate_posterior(
+        strings, written = baselines.aggregate_posterior(
             network, train, vocabulary, n, temperature=drawn.temperature, **rules,
             accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,
         )  # fmt: skip
-    yield "training_molecules", baselines.training_molecules(train, vocabulary, n, drawn.seed)
+    yield "aggregate_posterior", strings, written
+    strings = baselines.training_molecules(train, vocabulary, n, drawn.seed)
+    yield "training_molecules", strings, len(strings)
 
 
 def headline(metrics: Path) -> dict[str, float]:
@@ -164,10 +169,15 @@ def headline(metrics: Path) -> dict[str, float]:
 
 
 def _score(
-    symbols: list[list[str]], vocabulary: Vocabulary, train: Path, reference: fcd.Statistics, workers: int
+    symbols: list[list[str]],
+    written: int,
+    vocabulary: Vocabulary,
+    train: Path,
+    reference: fcd.Statistics,
+    workers: int,
 ) -> SampleSet:
     canonical, kept, is_stable = canonical_forms(symbols, vocabulary.caps, workers)
-    return SampleSet.of(canonical, kept, float(is_stable.mean()), train, reference)
+    return SampleSet.of(canonical, kept, float(is_stable.sum() / written), train, reference)
 
 
 def _reference(settings: ValidateSettings, tokens: Path) -> tuple[fcd.Statistics, str]:
