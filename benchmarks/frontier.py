@@ -60,7 +60,7 @@ def main() -> None:
     if given.quick:
         few = np.arange(2000)
         tokens.splits["train"] = tokens.splits["train"].select(few)
-    plan = [(float(weight), "normal") for weight in given.kl_weights.split(",")]
+    plan = [(float(weight), "normal") for weight in given.kl_weights.split(",") if weight]
     plan += [(given.learned_at, kind) for kind in given.learned.split(",") if kind]
     rows = []
     for weight, kind in plan:

@@ -18,6 +18,7 @@ BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
 COLLAPSED_KL_NATS = 1.0
 COLLAPSED_NATS = math.log(2)  # of mutual information: z tells less than one bit
 COLLAPSED_SHARE = 0.1  # of the latent dimensions; below, the decoder ignores nearly all of z
+MOSTLY_STABLE = 0.95  # share of the samples
 SMALL_N = 10_000  # FCD falls with n and flattens only above 10 000 (Özçelik & Grisoni 2025)
 
 
@@ -103,6 +104,13 @@ def warnings(experiment: Experiment, figures: dict[str, Any]) -> list[str]:
             f"{main['name']} was taken over {number(main['n'])} molecules. It falls as n grows: compare it with its "
             "own null and ceiling here, not with published figures over 30\u202f000."
         )
+    drawn = experiment.books.get("sample") or {}
+    written, kept, stable = (drawn.get(name) for name in ("strings_written", "kept", "stable"))
+    if all(map(is_known, (written, kept, stable))) and written > kept and stable < MOSTLY_STABLE * kept:
+        found.append(
+            f"{number(kept - stable)} of {number(kept)} samples are strings that no training molecule would have: the "
+            "model writes too few stable ones for sample.attempts. Train it longer."
+        )
     open_books = [row["stage"] for row in flow(experiment) if row["closed"] is False]
     if open_books:
         found.append(f"The books of {', '.join(open_books)} do not close: rows went missing without a reason.")
@@ -139,9 +147,7 @@ def tiles(experiment: Experiment, figures: dict[str, Any]) -> list[tuple[str, st
         if metric:
             found.append((str(metric["name"]), number(metric.get("value")), f"n = {number(metric.get('n'))}"))
     if stable := by_name.get("stable"):
-        found.append(
-            ("stable strings", number(stable.get("value")), "share of those written; the others were left out")
-        )
+        found.append(("stable strings", number(stable.get("value")), "share of all strings written for the samples"))
     units = f"{number_of(figures['active_units'])} / {number_of(figures['latent_dim'])}"
     found += [
         ("active units", units, "latent dimensions in use"),

@@ -361,6 +361,17 @@ def test_books_that_do_not_close_are_flagged(page: str, folder: Folder) -> None:
     assert "✗ 3 unaccounted for" in text and "The books of sample do not close" in text
 
 
+@pytest.mark.parametrize(
+    ("stable", "written", "warned"),
+    [(57, 200, False), (20, 1900, True), (0, 60, False)],
+    ids=["most", "few", "nobody asked"],
+)
+def test_samples_that_ran_out_of_attempts_are_a_warning(folder, stable: int, written: int, warned: bool) -> None:
+    books = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0, "stable": stable, "strings_written": written}
+    folder.json("samples/books.json", books)
+    assert ("40 of 60 samples are strings that no training molecule would have" in text_of(folder.page())) is warned
+
+
 def test_the_page_tells_how_to_get_the_same_again(page: str) -> None:
     text = text_of(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text
