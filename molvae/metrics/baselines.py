@@ -32,8 +32,7 @@ def untrained_model(
 ) -> list[list[str]]:
     """`n` strings from the same networks before the first step of training."""
     model = untrained(len(vocabulary), settings, seed).eval()
-    strings = sample_prior(model, 0, n, seed=seed, temperature=1.0, max_tokens=max_tokens, threads=threads)
-    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+    return first_strings(model, vocabulary, n, seed=seed, temperature=1.0, max_tokens=max_tokens, threads=threads)
 
 
 def first_strings(
