@@ -2,6 +2,7 @@
 #
 # results/datasets/{dataset}.parquet                 raw rows, shared by experiments; {dataset} is the source's name and
 #                                                    a digest of the data settings; the .json beside it holds the books
+# results/datasets/{reference}.safetensors           what samples are held against, shared by experiments
 # results/{experiment}/tokens/                       featurize: tokens.safetensors vocabulary.json molecules.parquet
 #                                                    rejected.parquet books.json
 # results/{experiment}/model/                        train: model.safetensors model.json history.csv dimensions.csv
@@ -9,6 +10,7 @@
 # results/{experiment}/samples/                      sample: samples.parquet books.json
 # results/{experiment}/validation/                   validate: molecules.parquet reference.parquet metrics.json books.json
 # results/{experiment}/report.html                   report
+# results/comparison/                                compare: comparison.json comparison.html, of two experiments or more
 # results/{experiment}/{tracking,checkpoints}/       records for MLflow and resume files: not outputs, so that Snakemake
 #                                                    does not delete them before a re-run
 # results/{experiment}/benchmarks/{rule}.jsonl       wall time and peak memory of each job
@@ -30,7 +32,9 @@ include: "workflow/rules/featurize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/prior.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/reference.smk"
 include: "workflow/rules/validate.smk"
+include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -51,6 +55,7 @@ rule all:
         ),
         expand("results/{experiment}/model/prior.json", experiment=list(EXPERIMENTS)),
         expand("results/{experiment}/report.html", experiment=list(EXPERIMENTS)),
+        "results/comparison/comparison.html" if len(GENERATORS) > 1 else [],
 
 
 onsuccess:

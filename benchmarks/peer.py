@@ -7,7 +7,9 @@ is. Only what the VAE needs is imported: the package's own `__init__` asks for l
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,10 +31,36 @@ def wheel() -> Path:
 @cache
 def moses() -> SimpleNamespace:
     """Its modules that the VAE is made of: model, config, misc, utils."""
-    source = wheel()
-    for name in ("moses", "moses.vae"):
+    _without_init(str(wheel()), "moses", "moses.vae")
+    names = {"model": "moses.vae.model", "config": "moses.vae.config", "misc": "moses.vae.misc", "utils": "moses.utils"}
+    modules = SimpleNamespace(**{short: importlib.import_module(name) for short, name in names.items()})
+    # `sample` keeps its masks as uint8, which torch no longer assigns through; bool is what it made of them
+    modules.model.torch = SimpleNamespace(**{**vars(torch), "uint8": torch.bool})
+    return modules
+
+
+def moses_metrics(folder: Path) -> ModuleType:
+    """Its module with `get_all_metrics`; the wheel is unpacked into `folder`, since it reads its data beside its code.
+
+    Patched at run time where it no longer imports: `rdkit.six` and `DataFrame.append` are gone.
+    """
+    import pandas as pd
+
+    with zipfile.ZipFile(wheel()) as archive:
+        archive.extractall(folder)
+    six, moves = ModuleType("rdkit.six"), ModuleType("rdkit.six.moves")
+    six.iteritems, six.moves, moves.cPickle, moves.xrange = lambda found: iter(found.items()), moves, pickle, range
+    sys.modules.update({"rdkit.six": six, "rdkit.six.moves": moves})
+    pd.DataFrame.append = lambda table, other, **more: pd.concat([table, other], **more)
+    _without_init(str(folder), "moses", "moses.metrics")
+    return importlib.import_module("moses.metrics.metrics")
+
+
+def _without_init(source: str, *packages: str) -> None:
+    """Make packages importable from a folder or a wheel without running their `__init__`, which asks for more."""
+    for name in packages:
         package = ModuleType(name)
-        package.__path__ = [str(source / name.replace(".", "/"))]  # no __init__ is run
+        package.__path__ = [f"{source}/{name.replace('.', '/')}"]
         sys.modules[name] = package
     try:
         import matplotlib.pyplot  # noqa: F401
@@ -40,11 +68,6 @@ def moses() -> SimpleNamespace:
         plots = sys.modules["matplotlib.pyplot"] = ModuleType("matplotlib.pyplot")
         sys.modules["matplotlib"] = ModuleType("matplotlib")
         sys.modules["matplotlib"].pyplot = plots
-    names = {"model": "moses.vae.model", "config": "moses.vae.config", "misc": "moses.vae.misc", "utils": "moses.utils"}
-    modules = SimpleNamespace(**{short: importlib.import_module(name) for short, name in names.items()})
-    # `sample` keeps its masks as uint8, which torch no longer assigns through; bool is what it made of them
-    modules.model.torch = SimpleNamespace(**{**vars(torch), "uint8": torch.bool})
-    return modules
 
 
 class Peer:

@@ -16,8 +16,9 @@ from molvae.errors import ConfigError, DataError, ModelFileError, MolvaeError, T
 
 if TYPE_CHECKING:
     from molvae.model import Model, load
+    from molvae.stages.evaluate import evaluate
 
-__all__ = ["ConfigError", "DataError", "Model", "ModelFileError", "MolvaeError", "TrainingError", "load"]
+__all__ = ["ConfigError", "DataError", "Model", "ModelFileError", "MolvaeError", "TrainingError", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from molvae import model
 
         return getattr(model, name)
+    if name == "evaluate":
+        from molvae.stages.evaluate import evaluate
+
+        return evaluate
     if name == "__version__":
         return metadata.version("molvae")
     raise AttributeError(f"module 'molvae' has no attribute {name!r}")

@@ -178,6 +178,9 @@ def validate(
     out: Out, validate: Any, sample: Any,
     tokens: Annotated[Path | None, typer.Option(help="folder that `molvae featurize` wrote")] = None,
     model: Annotated[Path | None, typer.Option(help="model folder")] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="file of `molvae reference` [default: from the cache]")
+    ] = None,
     share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
 ) -> None:  # fmt: skip
     """Describe each sample with RDKit and score the set beside its null and its ceiling."""
@@ -198,10 +201,91 @@ def validate(
                 inputs = [Path(folder) / "block.parquet", *inputs]
                 stage.validate_block(inputs.pop(), inputs[0], workers=threads)
             books = stage.validate(
-                inputs, tokens, model, validate, out, drawn=sample, threads=threads,
-            )  # fmt: skip
+                inputs,
+                tokens,
+                model,
+                validate,
+                out,
+                drawn=sample,
+                references=references,
+                threads=threads,
+            )
         run.log(stage.headline(out / "metrics.json"))
         _close(run, books, out, "metrics.json", "molecules.parquet")
+
+
+@app.command()
+def reference(
+    source: Annotated[str, typer.Argument(help="'moses', or a file with molecules to compare samples with")],
+    out: Out,
+    column: Annotated[str, typer.Option(help="with the SMILES; .smi files have none")] = "SMILES",
+    downloads: Annotated[
+        Path | None, typer.Option(help="folder for the MOSES wheel [default: ~/.cache/molvae/downloads]")
+    ] = None,
+    threads: Threads = CORES,
+) -> None:
+    """Compute what samples are held against, once: statistics of reference molecules."""
+    from molvae.stages.reference import reference
+
+    reference(source, out, column=column, downloads=downloads, workers=threads)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="anyone's samples: .smi, .csv, .tsv or .parquet, text also .gz")],
+    reference: Annotated[str, typer.Option(help="'moses' (test and scaffold test set), or a file")] = "moses",
+    train: Annotated[
+        str | None,
+        typer.Option(help="training molecules: 'moses', a file, or 'none' [default: as --reference if that is moses]"),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")] = None,
+    baselines: Annotated[bool, typer.Option(help="score random tokens and training molecules beside them")] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="file .json for all of it")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="file .csv for every sample to object to, worst first")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the baselines")] = 0,
+    threads: Threads = CORES, gpus: Gpus = 1,
+) -> None:  # fmt: skip
+    """Score anyone's samples: all metrics of MOSES and GuacaMol, with intervals, null and ceiling."""
+    from molvae.files import write_json
+    from molvae.stages.evaluate import evaluate
+    from molvae.stages.train import choose_device
+    from molvae.terminal import print_metrics
+
+    found = evaluate(
+        file, reference, train=train, column=column, with_baselines=baselines, ledger=ledger, seed=seed,
+        threads=threads, device=str(choose_device(gpus)),
+    )  # fmt: skip
+    if out:
+        write_json(out, found)
+    print_metrics(found)
+    _say({"stage": "evaluate", **found["books"]})
+
+
+@app.command()
+def compare(
+    generators: Annotated[
+        list[str],
+        typer.Argument(help="metrics.json of each, the first is compared with; name=a.json,b.json for several seeds"),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="folder for comparison.json and comparison.html")] = None,
+) -> None:
+    """Say of each figure whether other generators differ from the first, with intervals."""
+    from molvae import tracking
+    from molvae.stages import compare as stage
+    from molvae.terminal import print_comparison
+
+    groups = dict(map(stage.parse_group, generators))
+    if out is None:
+        print_comparison(stage.compare(groups))
+        return
+    with tracking.stage("compare", experiment_dir=out, params={"generators": ", ".join(groups)}) as run:
+        content = stage.compare(groups, out)
+        run.log(stage.headline(content))
+        for name in ("comparison.json", "comparison.html"):
+            run.artifact(out / name)
+    print_comparison(content)
 
 
 @app.command()

@@ -7,6 +7,7 @@ The classes are the only definition. `config/config.yaml` repeats them with comm
 from __future__ import annotations
 
 import copy
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +17,9 @@ from molvae.errors import ConfigError, did_you_mean
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+RESERVED = {"datasets", "comparison"}  # folders of results/ that are no experiments
 
 
 class Section(BaseModel):
@@ -164,9 +168,14 @@ class ValidateSettings(Section):
     """What the samples are held against."""
 
     reference: str = Field(
-        "test", description="'moses' (shipped statistics of the MOSES test set) or a split of the data"
+        "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
     )
-    baselines: bool = Field(True, description="also score random tokens, an untrained model and training molecules")
+    baselines: bool = Field(True, description="also score random tokens, shuffled latent points and training molecules")
+
+    @property
+    def reference_is_split(self) -> bool:
+        """Whether the reference is a split of the data; else it is 'moses' or a file."""
+        return self.reference != "moses" and not re.search(r"\.(smi|csv|tsv|parquet)(\.gz)?$", self.reference)
 
 
 class TrackingSettings(Section):
@@ -201,6 +210,11 @@ class Settings(Section):
         """One block as plain JSON-able values, as it is handed to a stage and tracked."""
         return self.model_dump(by_alias=True)[name]
 
+    def apart_from_seeds(self) -> dict[str, Any]:
+        """All of it but the seeds: equal for runs that may be pooled."""
+        whole = self.model_dump(by_alias=True)
+        return {name: {key: value for key, value in block.items() if key != "seed"} for name, block in whole.items()}
+
 
 class Config(Settings):
     """The whole config file: the common settings, and the experiments that differ from them."""
@@ -221,6 +235,8 @@ def read_config(content: dict[str, Any]) -> tuple[dict[str, Settings], TrackingS
         ConfigError: naming the key as 'section.key', what is wrong and the nearest key that exists.
     """
     config = parse(Config, content)
+    if taken := RESERVED.intersection(config.experiments):
+        raise ConfigError(f"experiments.{taken.pop()}: results/ has another use for this folder. Choose another name.")
     common = {name: value for name, value in content.items() if name not in {"experiments", "tracking"}}
     experiments = {
         name: parse(Settings, merge(common, overrides), f"experiments.{name}.")

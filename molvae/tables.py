@@ -87,6 +87,25 @@ def read_rows(path: Path, column: str, split_column: str = SPLIT) -> Iterator[Ro
     return _at_least_one(path, rows)
 
 
+def columns_of(path: Path) -> list[str]:
+    """The names of a file's columns; none for .smi.
+
+    Raises:
+        DataError: as in `read_rows`.
+    """
+    kind = _kind(Path(path))
+    try:
+        if kind == ".parquet":
+            return pyarrow.parquet.read_schema(path).names
+        if kind == ".smi":
+            return []
+        with _open(Path(path)) as file:
+            header = next(csv.reader(file, delimiter="\t" if kind == ".tsv" else ","), [])
+        return [name.strip() for name in header]
+    except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as err:
+        raise DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?") from err
+
+
 def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     empty = True
     for row in rows:
@@ -98,7 +117,7 @@ def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 
 def _kind(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Check data.source.")
+        raise DataError(f"{path}: no such file. Check the path.")
     name = path.name.lower().removesuffix(".gz")
     kind = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
     if kind is None:

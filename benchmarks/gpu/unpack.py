@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import torch
 
@@ -26,7 +27,9 @@ from molvae.chemistry.symbols import decode
 from molvae.config import ModelSettings, PriorSettings
 from molvae.files import fingerprint, read_json, sha256, write_json
 from molvae.metrics import fcd
-from molvae.metrics.sampleset import FIGURES, SampleSet, canonical_forms
+from molvae.metrics.figures import SampleSet, compute, further_figures, moses_figures
+from molvae.metrics.reference import PROPERTIES, Reference, Training, hashes
+from molvae.metrics.rows import describe_strings
 from molvae.priors import make_prior
 from molvae.stages.sample import SAMPLES
 from molvae.vae import VAE
@@ -45,27 +48,44 @@ def unpack(run: Path, tokens: Path, out: Path, workers: int) -> None:
     write_models(run, about, vocabulary, out)
     sets = read_strings(run / "strings.npz")
     held_out = sets.pop("held_out")
-    figures, reference = {}, fcd.moses_test()
+    figures, (reference, training) = {}, held_against(tokens)
     for name, part in sets.items():
         symbols = [vocabulary.text(ids) for ids in part["ids"]]
-        forms, kept, is_stable = canonical_forms(symbols, vocabulary.caps, workers)
+        rows = describe_strings(symbols, vocabulary.caps, identity_only=True, workers=workers)
+        forms, is_stable = rows["canonical"].tolist(), rows["is_stable"].to_numpy(bool)
         write_table(out, name, symbols, part | {"stable": is_stable}, vocabulary)
         if name == "greedy":
             known = [ids if UNK not in ids else [] for ids in held_out["ids"]]  # no model writes what it does not know
-            wanted, *_ = canonical_forms([vocabulary.text(ids) for ids in known], vocabulary.caps, workers)
+            texts = [vocabulary.text(ids) for ids in known]
+            wanted = describe_strings(texts, vocabulary.caps, identity_only=True, workers=workers)["canonical"]
             same = [form == original != "" for form, original in zip(forms, wanted, strict=True)]
             figures[name] = {"same_molecule": float(np.mean(same))}
         else:
-            samples = SampleSet.of(forms, kept, float(is_stable.mean()), tokens / "molecules.parquet", reference)
-            enough = [figure for figure in SHOWN if len(forms) >= FIGURES[figure].least]
-            figures[name] = {figure: FIGURES[figure].value(samples) for figure in enough}
-            stable = [form for form, sure in zip(forms, is_stable, strict=True) if sure]
-            if len(stable) >= FIGURES["FCD/Test"].least:
-                found = fcd.frechet_distance(reference, fcd.statistics(stable))
-                figures[name] |= {"FCD/Test, stable": found, "n, stable": len(stable)}
+            figures[name] = score(SampleSet(rows, stable_share=float(is_stable.mean())), reference, training)
+            stable = SampleSet(rows[is_stable].reset_index(drop=True))
+            if found := score(stable, reference, training).get("FCD/Test"):
+                figures[name] |= {"FCD/Test, stable": found, "n, stable": len(stable.rows)}
         figures[name] = {"n": len(forms), **figures[name], **about["strings"][name]}
         print(name, "  ".join(f"{figure} {value:.5g}" for figure, value in figures[name].items() if value is not None))
     write_json(out / "figures.json", {"strings": figures, "priors": about["priors"]})
+
+
+def held_against(tokens: Path) -> tuple[Reference, Training]:
+    """The MOSES test set, as far as the package ships it, and the training molecules, as far as novelty asks."""
+    nothing = np.empty(0)
+    statistics = fcd.moses_test()
+    reference = Reference("MOSES test", statistics.n, statistics, nothing, {}, {}, dict.fromkeys(PROPERTIES, nothing))
+    table = pyarrow.parquet.read_table(tokens / "molecules.parquet", columns=["smiles", "split"])
+    smiles = table.filter(pyarrow.compute.equal(table.column("split"), "train")).column("smiles").to_pylist()
+    known = hashes(smiles)
+    return reference, Training("training molecules", len(smiles), known, known, known, known, nothing, ())
+
+
+def score(samples: SampleSet, reference: Reference, training: Training) -> dict[str, float | None]:
+    """The figures of SHOWN that have enough molecules."""
+    figures = [*moses_figures(samples, {"Test": reference}, training), *further_figures(samples, {}, training)]
+    found, _ = compute([figure for figure in figures if figure.name in SHOWN])
+    return {name: estimate.value for name, estimate in found.items()}
 
 
 def write_models(run: Path, about: dict[str, Any], vocabulary: Vocabulary, out: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,11 +10,8 @@ from molvae.dataset import TokenSet
 from molvae.encoding import some_posteriors
 from molvae.sampling import CHUNK, Accept, sample_from, sample_prior
 from molvae.seeds import derive, generator
-from molvae.vae import VAE, untrained
+from molvae.vae import VAE
 from molvae.vocabulary import SPECIAL, Vocabulary
-
-if TYPE_CHECKING:
-    from molvae.config import ModelSettings
 
 
 def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int) -> list[list[str]]:
@@ -27,12 +22,31 @@ def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int
     return [vocabulary.text(part) for part in np.split(ids, np.cumsum(drawn)[:-1])]
 
 
-def untrained_model(
-    vocabulary: Vocabulary, settings: ModelSettings, n: int, *, seed: int, max_tokens: int, threads: int
+def shuffled_latents(
+    model: VAE,
+    train: TokenSet,
+    vocabulary: Vocabulary,
+    n: int,
+    *,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+    threads: int,
 ) -> list[list[str]]:
-    """`n` strings from the same networks before the first step of training."""
-    model = untrained(len(vocabulary), settings, seed).eval()
-    return first_strings(model, vocabulary, n, seed=seed, temperature=1.0, max_tokens=max_tokens, threads=threads)
+    """`n` strings decoded from latent points of training molecules whose coordinates were dealt out anew: a null.
+
+    Each dimension keeps its distribution and loses what it has to do with the others. Samples are no better than these
+    where the decoder does without z, or where the prior knows nothing but the dimensions one by one.
+    """
+    mu, logvar = some_posteriors(model, train, n, seed)
+    random = generator(seed, "shuffled latents")
+    points = mu + torch.randn(mu.shape, generator=random) * (0.5 * logvar).exp()
+    points = torch.stack([column[torch.randperm(n, generator=random)] for column in points.T], 1)
+    strings = sample_from(
+        model, lambda chunk, _: points[chunk * CHUNK : (chunk + 1) * CHUNK], range(-(-n // CHUNK)), seed=seed,
+        temperature=temperature, max_tokens=max_tokens, threads=threads,
+    )  # fmt: skip
+    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
 
 
 def first_strings(

@@ -6,21 +6,20 @@ the published MOSES figures were computed with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
 from molvae.errors import DataError
+from molvae.metrics.chemnet import activations
+from molvae.metrics.intervals import Estimate, of_influence
 
-BATCH = 256
+BLOCK = 65_536  # activations
 IMPLEMENTATION = f"ChemNet of fcd_torch {metadata.version('fcd-torch')}"
-_WIDTH = 350  # characters ChemNet reads
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,57 @@ class Statistics:
     n: int
 
 
-def statistics(smiles: Sequence[str]) -> Statistics:
+def statistics(smiles: Sequence[str], *, device: str = "cpu") -> Statistics:
     """Statistics of canonical SMILES.
 
     Raises:
         DataError: fewer than two molecules have no covariance.
     """
-    if len(smiles) < 2:
-        raise DataError(f"FCD needs at least 2 valid molecules, there are {len(smiles)}.")
-    found = activations(smiles)
-    return Statistics(found.mean(0), np.cov(found.T), len(smiles))
+    return statistics_of(activations(smiles, device=device))
+
+
+def statistics_of(found: np.ndarray) -> Statistics:
+    """Statistics of (n, 512) activations.
+
+    Raises:
+        DataError: fewer than two molecules have no covariance.
+    """
+    if len(found) < 2:
+        raise DataError(f"FCD needs at least 2 valid molecules, there are {len(found)}.")
+    mu = found.mean(0, dtype=np.float64)
+    sigma = sum(centred.T @ centred for centred in _centred(found, mu)) / (len(found) - 1)
+    return Statistics(mu, sigma, len(found))
 
 
 def moses_test() -> Statistics:
     """The statistics of the 176 074 molecules of the MOSES test set, as its authors published them."""
     tensors = load_file(Path(__file__).with_name("moses_test.safetensors"))
     return Statistics(tensors["mu"].astype(np.float64), tensors["sigma"].astype(np.float64), 176_074)
+
+
+def estimate(found: np.ndarray, reference: Statistics) -> Estimate:
+    """The distance of (n, 512) activations to a reference, and its interval.
+
+    What one sample does to the distance follows from the optimal transport between the two Gaussians: Rippl, Munk &
+    Sturm 2016, doi:10.1016/j.jmva.2016.06.005. The interval is that of the distance at this n, which is above the one
+    of endless samples.
+    """
+    own = statistics_of(found)
+    values, vectors = np.linalg.eigh(reference.sigma)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    middle, axes = np.linalg.eigh(root @ own.sigma @ root)
+    some = middle > middle[-1] * 1e-10
+    half = root @ axes[:, some]
+    slope = np.eye(len(root)) - (half / np.sqrt(middle[some])) @ half.T
+    shift = 2 * (own.mu - reference.mu)
+    influence = [part @ shift + np.einsum("ij,ij->i", part @ slope, part) for part in _centred(found, own.mu)]
+    return of_influence(frechet_distance(own, reference), np.concatenate(influence), 0)
+
+
+def _centred(found: np.ndarray, mu: np.ndarray) -> Iterator[np.ndarray]:
+    """The activations less their mean, in double precision and in blocks: a million of them are 4 GB."""
+    for start in range(0, len(found), BLOCK):
+        yield found[start : start + BLOCK] - mu
 
 
 def frechet_distance(one: Statistics, other: Statistics) -> float:
@@ -61,27 +95,3 @@ def frechet_distance(one: Statistics, other: Statistics) -> float:
     middle = np.linalg.eigvalsh(root @ other.sigma @ root).clip(0)
     difference = one.mu - other.mu
     return float(difference @ difference + np.trace(one.sigma) + np.trace(other.sigma) - 2 * np.sqrt(middle).sum())
-
-
-def activations(smiles: Sequence[str]) -> np.ndarray:
-    """ChemNet's last hidden layer for canonical SMILES, (n, 512) float64, rows as in the input; each molecule once."""
-    from fcd_torch.utils import get_one_hot
-
-    network = _chemnet()
-    parts = []
-    distinct, places = np.unique(np.array(smiles, dtype=object), return_inverse=True)
-    with torch.inference_mode():
-        for start in range(0, len(distinct), BATCH):
-            some = distinct[start : start + BATCH]
-            encoded = np.stack([get_one_hot(one, _WIDTH) for one in some]) / 35.0  # as fcd_torch scales its one-hot
-            parts.append(network(torch.from_numpy(encoded).float().transpose(1, 2)).double().numpy())
-    return np.concatenate(parts)[places]
-
-
-@cache
-def _chemnet() -> torch.nn.Module:
-    import fcd_torch
-    from fcd_torch.utils import load_imported_model
-
-    path = Path(fcd_torch.__file__).with_name("ChemNet_v0.13_pretrained.pt")
-    return load_imported_model(torch.load(path, weights_only=True)).eval()

@@ -2,47 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from molvae.chemistry.describe import DESCRIPTORS, canonical, describe, kept_token_fraction
-from molvae.chemistry.stable import encoded_again
-from molvae.chemistry.standardise import Rejected, parse
-from molvae.chemistry.symbols import Caps, decode, split
+import pandas as pd
+from rdkit import rdBase
 
-NONE = dict.fromkeys(DESCRIPTORS)
+from molvae.chemistry.describe import DESCRIPTORS, PARTS, canonical, describe, kept_token_fraction, parts_of
+from molvae.chemistry.stable import encoded_again
+from molvae.chemistry.standardise import Rejected, read
+from molvae.chemistry.symbols import Caps, decode, split
+from molvae.parallel import in_order
+
+NONE: dict[str, Any] = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
+TASK_ROWS = 250
+
+
+def describe_all(smiles: Sequence[str], selfies: Sequence[str] | None = None, *, workers: int = 1) -> pd.DataFrame:
+    """A row for each SMILES, in their order: canonical, is_valid, reason, kept_token_fraction, is_stable, and what
+    `molvae.chemistry.describe` lists in DESCRIPTORS and PARTS. The same text is looked at once.
+
+    Args:
+        selfies: the strings that the SMILES were decoded from; without them nothing is said about tokens.
+    """
+    pairs = list(zip(smiles, selfies or [None] * len(smiles), strict=True))
+    distinct = list(dict.fromkeys(pairs))
+    table = _gathered(describe_rows, [distinct[n : n + TASK_ROWS] for n in range(0, len(distinct), TASK_ROWS)], workers)
+    if len(distinct) == len(pairs):
+        return table
+    place = {pair: number for number, pair in enumerate(distinct)}
+    return table.iloc[[place[pair] for pair in pairs]].reset_index(drop=True)
+
+
+def describe_strings(
+    strings: Sequence[Sequence[str]], caps: Caps, *, identity_only: bool = False, workers: int = 1
+) -> pd.DataFrame:
+    """The same for SELFIES strings as lists of symbols, decoded under `caps`.
+
+    Args:
+        identity_only: leave out what DESCRIPTORS and PARTS list, which takes four fifths of the time: None instead.
+    """
+    tasks = [(strings[start : start + TASK_ROWS], caps, identity_only) for start in range(0, len(strings), TASK_ROWS)]
+    return _gathered(_decoded_rows, tasks, workers)
 
 
 def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
-    """Descriptors of (SMILES, SELFIES string or None) pairs; a row that is no molecule has its reason instead."""
-    return [_describe_row(smiles, string) for smiles, string in pairs]
+    """The rows of (SMILES, SELFIES string or None) pairs; one that is no molecule has its reason instead."""
+    with rdBase.BlockLogs():
+        return [_describe_row(smiles, None if string is None else split(string)) for smiles, string in pairs]
 
 
-def _describe_row(smiles: str, string: str | None) -> dict[str, Any]:
+def _decoded_rows(task: tuple[Sequence[Sequence[str]], Caps, bool]) -> list[dict[str, Any]]:
+    strings, caps, identity_only = task
+    with rdBase.BlockLogs():
+        return [_describe_row(decode(symbols, caps), symbols, identity_only) for symbols in strings]
+
+
+def _describe_row(smiles: str, symbols: Sequence[str] | None, identity_only: bool = False) -> dict[str, Any]:
+    nothing = {"kept_token_fraction": None if symbols is None else 0.0, "is_stable": None if symbols is None else False}
     try:
-        mol = parse(smiles)
+        mol = read(smiles)
     except Rejected as why:
-        nothing = {"kept_token_fraction": 0.0, "is_stable": False}
         return {"canonical": "", "is_valid": False, "reason": why.reason, **nothing, **NONE}
     form = canonical(mol)
-    kept, is_stable = (1.0, True) if string is None else _against(split(string), form)
-    found = {"canonical": form, "is_valid": True, "reason": "", "kept_token_fraction": kept, "is_stable": is_stable}
-    return found | describe(mol)
+    if symbols is not None:
+        again = encoded_again(form)
+        nothing = {
+            "kept_token_fraction": kept_token_fraction(symbols, again),
+            "is_stable": bool(again) and again == list(symbols),
+        }
+    found = NONE if identity_only else {**describe(mol), **parts_of(mol)}
+    return {"canonical": form, "is_valid": True, "reason": "", **nothing, **found}
 
 
-def canonical_rows(task: tuple[Sequence[Sequence[str]], Caps]) -> list[tuple[str, float, bool]]:
-    """Of strings of symbols: canonical SMILES ("" where none), kept-token fraction, and whether they are stable."""
-    strings, caps = task
-    rows = []
-    for symbols in strings:
-        try:
-            form = canonical(parse(decode(symbols, caps)))
-        except Rejected:
-            form = ""
-        rows.append((form, *_against(symbols, form)))
-    return rows
-
-
-def _against(symbols: Sequence[str], form: str) -> tuple[float, bool]:
-    again = encoded_again(form)
-    return kept_token_fraction(symbols, again), bool(again) and again == list(symbols)
+def _gathered(work: Any, tasks: Sequence[Any], workers: int) -> pd.DataFrame:
+    rows: Iterable[dict[str, Any]] = (row for part in in_order(work, tasks, workers) for row in part)
+    columns = ["canonical", "is_valid", "reason", "kept_token_fraction", "is_stable", *NONE]
+    return pd.DataFrame(rows, columns=columns)

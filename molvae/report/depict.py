@@ -8,7 +8,8 @@ import pandas as pd
 from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 
-LARGE_RING = 8  # atoms; rings above are rare in drugs, and a known artefact of SELFIES ring tokens
+from molvae.chemistry.oddities import LARGE_RING
+
 HARD_SA = 6.0  # synthetic accessibility from 1 (easy) to 10 (hard); Ertl & Schuffenhauer 2009 see 6 as the border
 # One palette for white and dark paper: contrast with both is above 3 : 1.
 PALETTE = {7: (0.24, 0.48, 0.86), 8: (0.85, 0.27, 0.27), 16: (0.66, 0.50, 0.06), 15: (0.80, 0.42, 0.10)}
@@ -47,24 +48,19 @@ def least_plausible(molecules: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def alarms(molecule: dict) -> list[str]:
-    """What a chemist would object to first, in words; unknown (NaN) descriptors raise no alarm."""
-    found = []
-    if molecule["radical_electrons"] > 0:
-        count = int(molecule["radical_electrons"])
-        found.append(f"{count} radical electron{'s' if count > 1 else ''}")
-    if molecule["largest_ring"] > LARGE_RING:
-        found.append(f"{molecule['largest_ring']:.0f}-membered ring")
-    if molecule["sa"] > HARD_SA:
-        found.append(f"SA above {HARD_SA:.0f}")
-    return found
+    """What a chemist would object to first, in words: oddities, filters that match, a score that is hard to reach."""
+    found = [part for name in ("oddities", "alerts") for part in molecule[name].split("; ") if part]
+    return [*found, f"SA above {HARD_SA:.0f}"] if molecule["sa"] > HARD_SA else found
 
 
 def alarm_counts(molecules: pd.DataFrame) -> dict[str, int]:
-    """How many of the valid unique samples raise each alarm, so that the worst ones have their denominator."""
+    """How many of the valid unique samples raise each kind of alarm: the worst ones have their denominator."""
     table = _valid_unique(molecules)
     return {
+        "with a strained or large ring, a radical or an unusual valence": int((table["oddities"] != "").sum()),
         "with radical electrons": int((table["radical_electrons"] > 0).sum()),
         f"with a ring of more than {LARGE_RING} atoms": int((table["largest_ring"] > LARGE_RING).sum()),
+        "with a filter that matches": int((table["alerts"] != "").sum()),
         f"with an SA score above {HARD_SA:.0f}": int((table["sa"] > HARD_SA).sum()),
         "valid and unique": len(table),
     }

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def render(experiment_dir: Path, dataset_books: Path, *, title: str) -> str:
     """
     experiment = read_experiment(Path(experiment_dir), Path(dataset_books))
     scripts = {"library": _library(), "drawing": (FOLDER / "report.js").read_text("utf-8")}
-    page = _template().render(
+    page = template("report.html.j2").render(
         title=title,
         experiment=experiment,
         scripts={name: Markup(text) for name, text in scripts.items()},
@@ -109,7 +110,8 @@ def _sha256_base64(text: str) -> str:
     return b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _template() -> jinja2.Template:
+def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
+    """A template of this folder, with filters of its own besides those of all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -117,10 +119,15 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=summary.number, count=summary.number_of, visible=visible, duration=duration, plain=plain
+        number=summary.number,
+        count=summary.number_of,
+        visible=visible,
+        duration=duration,
+        plain=plain,
+        **filters,
     )
     environment.tests["known"] = summary.is_known
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def visible(text: Any) -> str:

@@ -17,6 +17,7 @@ BOOKS = {"featurize": "tokens", "train": "model", "sample": "samples", "validate
 PROPERTIES = ("mw", "logp", "qed", "sa", "tpsa", "rings", "heavy_atoms")
 MOLECULE_NUMBERS = (*PROPERTIES, "index", "log_probability", "largest_ring", "radical_electrons", "charge")
 MOLECULE_CLAIMS = ("is_valid", "is_first", "is_novel")
+MOLECULE_TEXTS = ("smiles", "reason", "oddities", "alerts")
 HISTORY_NUMBERS = (
     "epoch", "step", "seconds", "molecules_per_s", "kl_weight", "learning_rate", "train_loss_nats",
     "train_reconstruction_nats", "train_kl_nats", "valid_loss_nats", "valid_reconstruction_nats", "valid_kl_nats",
@@ -70,7 +71,12 @@ def read_experiment(folder: Path, dataset_books: Path) -> Experiment:
         prior=json_at(folder / "model/prior.json"),
         history=table_at("model/history.csv", HISTORY_NUMBERS),
         dimensions=table_at("model/dimensions.csv", DIMENSION_NUMBERS),
-        molecules=table_at("validation/molecules.parquet", MOLECULE_NUMBERS, MOLECULE_CLAIMS, ("smiles", "reason")),
+        molecules=table_at(
+            "validation/molecules.parquet",
+            MOLECULE_NUMBERS,
+            MOLECULE_CLAIMS,
+            ("smiles", "reason", "oddities", "alerts"),
+        ),
         reference=table_at("validation/reference.parquet", PROPERTIES, (), ("smiles",)),
         rejected=table_at("tokens/rejected.parquet", ("row",), (), ("smiles", "reason", "detail")),
         missing=tuple(missing),

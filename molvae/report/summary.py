@@ -11,8 +11,12 @@ import pandas as pd
 from molvae.report.reading import Experiment
 
 NULL, CEILING = "random_tokens", "training_molecules"
-UNTRAINED = "untrained_model"
-BASELINES = {NULL: "random tokens (null)", UNTRAINED: "untrained model", CEILING: "training molecules (ceiling)"}
+SHUFFLED = "shuffled_latents"
+BASELINES = {
+    NULL: "random tokens (null)",
+    SHUFFLED: "shuffled latent points (null)",
+    CEILING: "training molecules (ceiling)",
+}
 NO_DISTANCE = "No distance to real molecules was measured, so nothing here says how good the samples are."
 BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
 COLLAPSED_KL_NATS = 1.0
@@ -67,8 +71,8 @@ def verdict(metrics: list[dict[str, Any]]) -> dict[str, str]:
     if metric is None or not is_known(metric.get("value")):
         return {"tone": "unknown", "text": NO_DISTANCE}
     value, baselines = metric["value"], metric.get("baselines") or {}
-    start = f"{metric['name']} of {_count(metric.get('n'))}samples is {number(value)}"
-    null, ceiling, untrained = (baselines.get(name) for name in (NULL, CEILING, UNTRAINED))
+    start = f"{metric['name']} of {_count(metric.get('n'))}samples is {number(value)}{_interval(metric)}"
+    null, ceiling = baselines.get(NULL), baselines.get(CEILING)
     way = progress(metric)
     if way is None:
         return {"tone": "unknown", "text": f"{start}, with no null and ceiling beside it to read it by."}
@@ -79,8 +83,6 @@ def verdict(metrics: list[dict[str, Any]]) -> dict[str, str]:
     text = f"{start}: between random tokens ({number(null)}) and training molecules ({number(ceiling)})"
     if metric["better"] == "lower" and ceiling > 0:
         text += f", {_ratio(value / ceiling)} times as far from the reference as the latter"
-    if is_known(untrained) and (untrained - value) * (null - ceiling) <= 0:
-        return {"tone": "poor", "text": f"{text}, and no better than the same model untrained ({number(untrained)})."}
     return {"tone": "between", "text": text + "."}
 
 
@@ -111,12 +113,27 @@ def warnings(experiment: Experiment, figures: dict[str, Any]) -> list[str]:
             f"{number(kept - stable)} of {number(kept)} samples are strings that no training molecule would have: the "
             "model writes too few stable ones for sample.attempts. Train it longer."
         )
+    by_name = {metric.get("name"): metric for metric in experiment.metrics.get("metrics") or []}
+    if memory := memorised(by_name.get("SNN/Train")):
+        found.append(memory)
     open_books = [row["stage"] for row in flow(experiment) if row["closed"] is False]
     if open_books:
         found.append(f"The books of {', '.join(open_books)} do not close: rows went missing without a reason.")
     if experiment.missing:
         found.append(f"Incomplete: {', '.join(experiment.missing)} not found; the parts below that need them say so.")
     return found
+
+
+def memorised(metric: dict[str, Any] | None) -> str | None:
+    """Whether samples are nearer to training molecules than held-out molecules are, beyond the error of both."""
+    low, _ = (metric or {}).get("interval") or (None, None)
+    held_out = ((metric or {}).get("baselines") or {}).get("held_out")
+    if not (is_known(low) and is_known(held_out)) or low <= held_out:
+        return None
+    return (
+        f"Samples are nearer to their nearest training molecule ({number(metric['value'])}) than held-out molecules "
+        f"are ({number(held_out)}): the model repeats what it was trained on."
+    )
 
 
 def latent_figures(experiment: Experiment) -> dict[str, Any]:
@@ -198,6 +215,11 @@ def number_of(value: Any) -> str:
 
 def _count(n: Any) -> str:
     return f"{number(n)} " if is_known(n) else ""
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    low, high = metric.get("interval") or (None, None)
+    return f" ({number(low)} to {number(high)})" if is_known(low) and is_known(high) else ""
 
 
 def _ratio(value: float) -> str:

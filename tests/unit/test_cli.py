@@ -79,7 +79,7 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
         ),
         (["sample", "--model", "m", "--out", "x.pq", "--share", "3-of-2"], "--share '3-of-2': write it as 1-of-4"),
         (["fetch", "--out", "x.parquet"], "data.source: this setting is required and missing."),
-        (["fetch", "--source", "nowhere.csv", "--out", "x.parquet"], "nowhere.csv: no such file. Check data.source."),
+        (["fetch", "--source", "nowhere.csv", "--out", "x.parquet"], "nowhere.csv: no such file. Check the path."),
         (
             ["fetch", "--source", "a.txt", "--sha256", "12", "--out", "x.parquet"],
             "data.sha256: String should match pattern",
@@ -100,6 +100,10 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
         (["prior", "m", "--tokens", "t", "--kind", "best"], "prior.kind: Input should be 'as_trained', 'normal'"),
         (["validate", "nowhere.parquet", "--out", "v"], "--tokens and --model are needed"),
         (["validate", "nowhere.parquet", "--out", "v", "--share", "1-of-1"], "nowhere.parquet"),
+        (["evaluate", "nowhere.smi", "--reference", "nowhere.csv"], "nowhere.smi: no such file. Check the path."),
+        (["reference", "nowhere.smi", "--out", "r.safetensors"], "nowhere.smi: no such file. Check the path."),
+        (["compare", "nowhere/metrics.json"], "A comparison needs two generators."),
+        (["compare", "a.json", "b.json"], "a.json: no such file."),
     ],
 )
 def test_an_error_a_user_can_mend_is_one_line_without_a_traceback(molvae, tmp_path, monkeypatch, arguments, message):

@@ -90,7 +90,7 @@ def test_a_checksum_that_does_not_hold_is_an_error_with_both_sums_and_writes_not
 @pytest.mark.parametrize("source", ["nowhere.csv", "folder.csv"])
 def test_a_source_that_is_no_file_is_an_error_with_the_key_to_check(tmp_path, source):
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=rf"{source}: no such file. Check data.source"):
+    with pytest.raises(DataError, match=rf"{source}: no such file. Check the path"):
         fetch(DataSettings(source=str(tmp_path / source)), tmp_path / "set.parquet")
 
 

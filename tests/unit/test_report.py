@@ -29,7 +29,7 @@ SMILES = (
 METRIC = {
     "name": "FCD/Test", "value": 9.3, "n": 10000, "better": "lower", "reference": "MOSES test, 176074 molecules",
     "implementation": "fcd_torch ChemNet 1.0.7", "description": "Fréchet ChemNet distance",
-    "baselines": {"random_tokens": 43.1, "untrained_model": 45.0, "aggregate_posterior": 7.2,
+    "baselines": {"random_tokens": 43.1, "shuffled_latents": 45.0, "aggregate_posterior": 7.2,
                   "training_molecules": 0.1},
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ def molecules(count: int = 60) -> pd.DataFrame:
          "kept_token_fraction": 0.9, "mw": 150.0 + index, "logp": index / 30, "qed": 0.5, "sa": 2 + index / 60,
          "tpsa": 40.0, "rings": index % 4, "largest_ring": 6, "heavy_atoms": 10 + index % 9,
          "radical_electrons": 0, "charge": 0,
-         "passes_mcf": True, "passes_pains": True}
+         "alerts": "", "oddities": "", "passes_filters": True}
     )  # fmt: skip
 
 
@@ -303,9 +303,16 @@ def test_the_verdict_places_the_samples_between_null_and_ceiling(value: float | 
     assert found["tone"] == tone and says in found["text"]
 
 
-def test_the_verdict_tells_when_training_gained_nothing() -> None:
-    found = summary.verdict([{**METRIC, "baselines": {**METRIC["baselines"], "untrained_model": 9.0}}])
-    assert found["tone"] == "poor" and "no better than the same model untrained (9.000)" in found["text"]
+def test_the_verdict_gives_the_interval() -> None:
+    found = summary.verdict([{**METRIC, "interval": [9.1, 9.5]}])
+    assert "is 9.300 (9.100 to 9.500)" in found["text"]
+
+
+def test_a_model_that_learned_by_heart_is_warned_of() -> None:
+    metric = {"name": "SNN/Train", "value": 0.7, "interval": [0.69, 0.71], "baselines": {"held_out": 0.6}}
+    assert "(0.700) than held-out molecules are (0.600)" in summary.memorised(metric)
+    assert summary.memorised({**metric, "baselines": {"held_out": 0.695}}) is None
+    assert summary.memorised({**metric, "baselines": {}}) is summary.memorised(None) is None
 
 
 def test_the_verdict_without_baselines_claims_nothing() -> None:
@@ -391,12 +398,12 @@ def test_the_grid_takes_the_first_valid_unique_samples_whatever_the_row_order() 
 def test_the_least_plausible_have_most_alarms_then_the_highest_sa() -> None:
     table = molecules(12)
     table["sa"] = table["sa"].astype(float)
-    table.loc[3, ["radical_electrons", "largest_ring"]] = [1, 12]
+    table.loc[3, ["oddities", "alerts"]] = ["1 radical electron; 12-membered ring", "MCF4"]
     table.loc[5, "sa"] = 6.5
     table.loc[6, "sa"] = np.nan
     shown = depict.least_plausible(table, 4)
     assert shown["index"].tolist() == [3, 5, 11, 10]
-    assert depict.alarms(shown.iloc[0].to_dict()) == ["1 radical electron", "12-membered ring"]
+    assert depict.alarms(shown.iloc[0].to_dict()) == ["1 radical electron", "12-membered ring", "MCF4"]
     assert 6 not in depict.least_plausible(table, 99)["index"].tolist()
 
 

@@ -121,7 +121,7 @@ def test_a_file_that_is_no_table_of_its_kind_is_an_error_that_names_it(tmp_path,
 
 
 def test_a_file_that_is_not_there_is_an_error_with_the_key_to_check(tmp_path):
-    with pytest.raises(DataError, match=r"a\.csv: no such file\. Check data\.source"):
+    with pytest.raises(DataError, match=r"a\.csv: no such file\. Check the path"):
         rows(tmp_path / "a.csv")
 
 

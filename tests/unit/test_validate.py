@@ -12,6 +12,7 @@ from molvae.config import SampleSettings, ValidateSettings
 from molvae.errors import DataError
 from molvae.files import read_json
 from molvae.share import Share
+from molvae.stages.reference import reference
 from molvae.stages.sample import sample_block
 from molvae.stages.validate import headline, validate, validate_block
 from molvae.vae import untrained
@@ -68,12 +69,12 @@ def test_figures_worked_by_hand(tmp_path, samples, tokens, folder):
         "valid": 6 / 8,
         "Novelty": 1,
         "radicals": 1 / 6,
-        "rings over 8": 1 / 6,
+        "large_rings": 1 / 6,
         "charged": 1 / 6,
     }
     assert {name: found[name]["value"] for name in expected} == pytest.approx(expected)
-    least = {"FCD/Test": 1000, "unique@1000": 1000, "unique@10000": 10000}
-    assert content["not_computed"] == {name: f"needs {n} samples" for name, n in least.items()}
+    assert content["not_computed"]["FCD/Test"] == "needs 1000 molecules, there are 6"
+    assert content["not_computed"]["SNN/Test"] == "needs 100 molecules, there are 6"
     table = pd.read_parquet(tmp_path / "out" / "molecules.parquet")
     assert table["index"].tolist() == list(range(8))
     assert table["canonical"].tolist() == ["CCO", "CCO", "C", "", "", "[CH2]C", "C1CCCCCCCC1", "CC[NH3+]"]
@@ -88,22 +89,22 @@ def test_every_figure_says_what_it_is_and_stands_beside_its_null_and_its_ceiling
         assert set(figure) == {
             "name",
             "value",
+            "interval",
+            "standard_error",
             "n",
             "better",
             "reference",
             "implementation",
+            "source",
             "description",
             "baselines",
         }
         assert figure["n"] <= 8, name
-    for name in ("valid", "kept_tokens", "Novelty"):
-        assert set(found[name]["baselines"]) == {
-            "random_tokens",
-            "untrained_model",
-            "first_strings",
-            "aggregate_posterior",
-            "training_molecules",
-        }
+    whole = {"random_tokens", "training_molecules"}
+    assert all(set(found[name]["baselines"]) == whole for name in ("Filters", "GuacaMol/novelty", "Novelty_skeleton"))
+    of_the_model = {"shuffled_latents", "first_strings", "aggregate_posterior"}
+    for name in ("valid", "Novelty", "kept_tokens", "stable"):
+        assert set(found[name]["baselines"]) == whole | of_the_model
     assert found["kept_tokens"]["baselines"]["training_molecules"] == 1
     assert found["stable"]["baselines"]["training_molecules"] == 1 > found["stable"]["baselines"]["first_strings"]
     assert found["stable"]["baselines"]["aggregate_posterior"] < 1  # of all that were written for it
@@ -130,8 +131,10 @@ def test_samples_of_which_none_is_a_molecule_are_counted_and_have_no_figures(tmp
     pd.DataFrame({"smiles": ["", "xx", ""], "selfies": ["", "", ""]}).to_parquet(tmp_path / "none.parquet")
     books = in_shares(tmp_path / "none.parquet", tokens, folder, tmp_path / "out")
     assert (books["kept"], books["rejected"]) == (0, {"empty": 2, "not_smiles": 1})
-    found = metrics(tmp_path / "out")[1]
-    assert found["valid"]["value"] == 0 and found["Novelty"]["value"] is found["radicals"]["value"] is None
+    content, found = metrics(tmp_path / "out")
+    assert found["valid"]["value"] == found["GuacaMol/validity"]["value"] == found["kept_tokens"]["value"] == 0
+    assert set(found) == {"valid", "GuacaMol/validity", "kept_tokens", "stable"}
+    assert content["not_computed"]["Novelty"] == "needs 1 molecules, there are 0"
 
 
 def test_one_sample_in_two_shares_is_one_sample(tmp_path, tokens, folder):
@@ -162,3 +165,23 @@ def test_training_molecules_are_described_for_comparison(tmp_path, samples, toke
     training = pd.read_parquet(tokens / "molecules.parquet").query("split == 'train'")["smiles"]
     assert table["smiles"].tolist() == training.tolist()
     assert table["is_valid"].all() and (table["qed"] > 0).all()
+
+
+def test_a_file_of_reference_molecules_takes_the_place_of_a_split(tmp_path, samples, tokens, folder):
+    (tmp_path / "own.smi").write_text("CCO\nCCN\nc1ccccc1\n")
+    reference(str(tmp_path / "own.smi"), tmp_path / "own.safetensors")
+    blocks = [tmp_path / "block.parquet"]
+    validate_block(samples, blocks[0])
+    settings = ValidateSettings(reference=str(tmp_path / "own.smi"), baselines=False)
+    assert not settings.reference_is_split
+    validate(
+        blocks,
+        tokens,
+        folder,
+        settings,
+        tmp_path / "out",
+        drawn=DRAWN,
+        references=tmp_path / "own.safetensors",
+        threads=1,
+    )
+    assert "SNN/Test" in metrics(tmp_path / "out")[0]["not_computed"]

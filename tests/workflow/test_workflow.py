@@ -247,12 +247,13 @@ def test_a_dead_server_costs_a_warning_and_sync_brings_what_it_missed(copy):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, checkout) -> Place:
-    """Two experiments in one config, up to their samples, with three shares where `finished` had two."""
+    """Two experiments in one config, up to their comparison, with three shares where `finished` had two."""
     place = Place(tmp_path_factory.mktemp("two"), checkout)
     write_molecules(place.folder / "molecules.csv")
     settings = SETTINGS | {"experiments": {"first": {}, "second": {"train": {"epochs": 2}, "sample": {"seed": 7}}}}
-    targets = [f"results/{name}/samples/samples.parquet" for name in ("first", "second")]
-    options = ("--set-scatter", "rows=3", "samples=3", "--set-threads", "train=1", "--", *targets)
+    settings["experiments"]["second"]["validate"] = {"reference": "molecules.csv"}
+    target = "results/comparison/comparison.html"
+    options = ("--set-scatter", "rows=3", "samples=3", "--set-threads", "train=1", "--", target)
     place.snakemake(*options, settings=settings | {"tracking": {"enabled": False}})
     return place
 
@@ -262,6 +263,16 @@ def test_two_experiments_share_one_data_set_and_differ_where_the_config_says(two
     assert len(pd.read_csv(two.folder / "results/first/model/history.csv")) == EPOCHS
     assert len(pd.read_csv(two.folder / "results/second/model/history.csv")) == 2
     assert (books(two, "samples", "first")["seed"], books(two, "samples", "second")["seed"]) == (0, 7)
+
+
+def test_the_experiments_are_compared_with_the_first_and_a_file_may_be_the_reference(two):
+    content = json.loads((two.folder / "results/comparison/comparison.json").read_text())
+    assert content["first"] == "first" and list(content["comparisons"]) == ["second"]
+    rows = {row["name"]: row for row in content["comparisons"]["second"]}
+    assert rows["valid"]["verdict"] == "no difference seen" and rows["valid"]["sides"][0]["n"] == 60
+    assert len(list(two.folder.glob("results/datasets/reference-molecules-*.safetensors"))) == 1
+    figures = json.loads((two.folder / "results/second/validation/metrics.json").read_text())
+    assert "SNN/Test" in figures["not_computed"]  # of 60 samples
 
 
 @pytest.mark.parametrize(

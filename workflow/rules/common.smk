@@ -37,6 +37,34 @@ def dataset_of(wildcards, suffix=".parquet"):
     return f"results/datasets/{dataset_id(EXPERIMENTS[wildcards.experiment].data)}{suffix}"
 
 
+def reference_id(settings):
+    """Name of the file of what samples are held against; None where that is a split of the data."""
+    source = settings.validate_.reference
+    if settings.validate_.reference_is_split:
+        return None
+    stem = re.sub(r"\W+", "_", Path(source).name.split(".")[0])
+    return f"reference-{stem}-{fingerprint(source)[:8]}"
+
+
+REFERENCES = {
+    reference_id(settings): settings.validate_.reference for settings in EXPERIMENTS.values() if reference_id(settings)
+}
+
+
+def references_of(wildcards):
+    """The file of references of an experiment, in a list; none for a split."""
+    name = reference_id(EXPERIMENTS[wildcards.experiment])
+    return [f"results/datasets/{name}.safetensors"] if name else []
+
+
+GENERATORS = (
+    {}
+)  # experiments that differ only in their seeds are runs of one generator, which has the name of the first
+for name, settings in EXPERIMENTS.items():
+    same = [first for first in GENERATORS if EXPERIMENTS[first].apart_from_seeds() == settings.apart_from_seeds()]
+    GENERATORS.setdefault(same[0] if same else name, []).append(name)
+
+
 def source_path(settings):
     """A local source, found from the working directory or else beside the Snakefile; None for 'moses' and URLs."""
     if settings.source == "moses" or settings.source.startswith(("http://", "https://")):
@@ -86,3 +114,4 @@ scattergather:
 wildcard_constraints:
     experiment="|".join(map(re.escape, EXPERIMENTS)),
     dataset="|".join(map(re.escape, DATASETS)),
+    reference="|".join(map(re.escape, REFERENCES)) or "none",

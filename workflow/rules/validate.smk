@@ -30,6 +30,7 @@ rule validate:
         model="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
         prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
+        references=references_of,
     output:
         metrics="results/{experiment}/validation/metrics.json",
         molecules="results/{experiment}/validation/molecules.parquet",
@@ -51,8 +52,11 @@ rule validate:
         tokens=subpath(input.tokens, parent=True),
         model=subpath(input.model, parent=True),
         out=subpath(output.metrics, parent=True),
+        references=lambda wildcards, input: (
+            f"--references {shlex.quote(str(input.references))}" if input.references else ""
+        ),
     message:
         "{wildcards.experiment}: validate"
     shell:
         "molvae validate {input.blocks:q} --gather --out {params.out:q} --tokens {params.tokens:q} --model {params.model:q}"
-        " --threads {threads} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
+        " {params.references} --threads {threads} --settings {params.settings:q} 2>&1 | tee -i {log:q}"

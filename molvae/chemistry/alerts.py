@@ -1,0 +1,144 @@
+"""The structural alerts of MOSES: medicinal-chemistry filters (MCF) and pan-assay interference (PAINS).
+
+Source: molsets 0.3.1; PAINS after Baell & Holloway 2010 (doi:10.1021/jm901137j).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+
+ALLOWED = {1, 6, 7, 8, 9, 16, 17, 35}  # H, C, N, O, F, S, Cl, Br
+LARGEST_RING = 7  # atoms
+
+
+class Composition(NamedTuple):
+    """What a molecule consists of; hydrogens count, explicit or not.
+
+    Attributes:
+        atoms: atomic number -> atoms; a thousand more for aromatic ones, which count in both places.
+        kinds: what `Screen` asks for: atoms as above, ("charge", q) -> atoms, ("bond", order) -> bonds, and
+            (lower atomic number, higher, order or 0 for any) -> bonds. Order 12 is aromatic, as in RDKit.
+        radicals: unpaired electrons.
+    """
+
+    atoms: Counter[int]
+    kinds: Counter[Any]
+    radicals: int
+
+    @classmethod
+    def of(cls, mol: Chem.Mol) -> Composition:
+        """Count a molecule's."""
+        atoms, kinds, numbers, radicals, all_hydrogens = Counter[int](), Counter[Any](), [], 0, 0
+        for index in range(mol.GetNumAtoms()):
+            atom = mol.GetAtomWithIdx(index)
+            number, hydrogens, charge = atom.GetAtomicNum(), atom.GetTotalNumHs(), atom.GetFormalCharge()
+            numbers.append(number)
+            if hydrogens:  # those not written as atoms
+                kinds[1, number, 1] += hydrogens
+                all_hydrogens += hydrogens
+            if charge:
+                kinds["charge", charge] += 1
+            if atom.GetIsAromatic():
+                atoms[1000 + number] += 1
+            radicals += atom.GetNumRadicalElectrons()
+        for index in range(mol.GetNumBonds()):
+            bond = mol.GetBondWithIdx(index)
+            low, high = numbers[bond.GetBeginAtomIdx()], numbers[bond.GetEndAtomIdx()]
+            kinds[min(low, high), max(low, high), int(bond.GetBondType())] += 1
+        for (low, high, order), count in [item for item in kinds.items() if len(item[0]) == 3]:
+            kinds[low, high, 0] += count
+            kinds["bond", order] += count
+        atoms.update(numbers)
+        if all_hydrogens:
+            atoms[1] += all_hydrogens
+        kinds.update(atoms)
+        return cls(atoms, kinds, radicals)
+
+
+class Screen:
+    """Patterns that are tried only on molecules with enough atoms and bonds of the kinds that they name."""
+
+    def __init__(self, patterns: Sequence[Chem.Mol]) -> None:
+        self.patterns = patterns
+        needs = [_needs(pattern) for pattern in patterns]
+        self.kinds = sorted({kind for need in needs for kind in need}, key=str)
+        self.choices = {kind for kind in self.kinds if isinstance(kind, tuple) and kind[0] == "one of"}
+        self.needed = np.array([[need[kind] for kind in self.kinds] for need in needs])
+
+    def matches(self, mol: Chem.Mol, composition: Composition) -> Iterator[int]:
+        """Positions of the patterns that match a molecule, or one with the same hydrogens made explicit."""
+        kinds = composition.kinds
+        counts = [sum(kinds[one] for one in kind[1]) if kind in self.choices else kinds[kind] for kind in self.kinds]
+        there = np.array(counts)
+        for number in np.flatnonzero((self.needed <= there).all(1)).tolist():
+            if mol.HasSubstructMatch(self.patterns[number]):
+                yield number
+
+
+def _needs(pattern: Chem.Mol) -> Counter[Any]:
+    """The atoms and bonds that a pattern names beyond doubt, in the keys of `Composition`.
+
+    An atom that may be one of some elements counts as ("one of", keys of those).
+    """
+    found: Counter[Any] = Counter()
+    numbers = []
+    for query in (atom.DescribeQuery() for atom in pattern.GetAtoms()):
+        number = _named(query, "AtomAtomicNum", "AtomType")
+        numbers.append(number % 1000)
+        found.update({number, number % 1000} - {0})
+        if choice := _choice(query):
+            found["one of", choice] += 1
+        if charge := _named(query, "AtomFormalCharge"):
+            found["charge", charge] += 1
+    for bond in pattern.GetBonds():
+        low, high = sorted((numbers[bond.GetBeginAtomIdx()], numbers[bond.GetEndAtomIdx()]))
+        order = _named(bond.DescribeQuery(), "BondOrder")
+        found.update({("bond", order), (low, high, 0), (low, high, order)} if low and order else
+                     {("bond", order)} if order else {(low, high, 0)} if low else ())  # fmt: skip
+    return found
+
+
+def _named(query: str, *kinds: str) -> int:
+    """The value that RDKit's description of a query asks for by itself or in an outermost "and"; 0 where it is open."""
+    first, *rest = query.rstrip().split("\n")
+    lines = [line[2:] for line in rest if not line.startswith("   ")] if first.endswith("And") else [first]
+    found = [re.fullmatch(rf"(?:{'|'.join(kinds)}) (-?\d+) = val", line) for line in lines]
+    return next((int(match[1]) for match in found if match), 0)
+
+
+def _choice(query: str) -> tuple[int, ...]:
+    """The elements that RDKit's description of a query lets an atom be, if it says nothing else."""
+    lines = [line.strip() for line in query.rstrip().split("\n")]
+    found = [re.fullmatch(r"(?:AtomAtomicNum|AtomType) (\d+) = val", line) for line in lines if line != "AtomOr"]
+    return tuple(int(match[1]) for match in found if match) if len(found) > 1 and all(found) else ()
+
+
+def alerts_of(mol: Chem.Mol, composition: Composition) -> list[str]:
+    """Names of the filters that match, MCF first, hydrogens made explicit before: many of the patterns name them."""
+    names, screen = _filters()
+    return [names[number] for number in screen.matches(Chem.AddHs(mol), composition)]
+
+
+def is_plain(largest_ring: int, composition: Composition) -> bool:
+    """The rest of what MOSES asks for: no ring of 8 atoms or more, no charged atom, C, N, S, O, F, Cl, Br, H only."""
+    charged = any(kind[0] == "charge" for kind in composition.kinds if isinstance(kind, tuple))
+    return largest_ring <= LARGEST_RING and not charged and {number % 1000 for number in composition.atoms} <= ALLOWED
+
+
+@cache
+def _filters() -> tuple[list[str], Screen]:
+    rows: list[dict[str, Any]] = []
+    for name in ("mcf", "pains"):
+        with open(Path(__file__).with_name(f"{name}.csv"), newline="") as file:
+            rows += csv.DictReader(file)
+    names = [row["names"] if row["names"].startswith("MCF") else f"PAINS {row['names']}" for row in rows]
+    return names, Screen([Chem.MolFromSmarts(row["smarts"]) for row in rows])

@@ -1,0 +1,128 @@
+"""Stage `evaluate`: the figures of anyone's generator, from a file of SMILES."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from molvae.chemistry.standardise import Rejected
+from molvae.chemistry.symbols import caps_for, encode
+from molvae.errors import DataError
+from molvae.files import replacing
+from molvae.lineage import versions
+from molvae.metrics import baselines
+from molvae.metrics.evaluation import Baseline
+from molvae.metrics.evaluation import evaluate as evaluation
+from molvae.metrics.figures import SampleSet
+from molvae.metrics.reference import Training
+from molvae.metrics.rows import describe_all, describe_strings
+from molvae.stages.reference import cache_folder, cached_references, cached_training
+from molvae.tables import columns_of, read_rows
+from molvae.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
+ALPHABET = 2000  # training molecules whose symbols and lengths the random strings have
+LEDGER = ("row", "smiles", "reason", "oddities", "alerts", "sa", "qed", "mw", "logp")
+
+
+def evaluate(
+    file: Path,
+    reference: str = "moses",
+    *,
+    train: str | None = None,
+    column: str | None = None,
+    with_baselines: bool = True,
+    ledger: Path | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """The figures of the samples in a file (.smi, .csv, .tsv, .parquet, text also .gz), as metrics.json has them.
+
+    Args:
+        reference: "moses", or a file with reference molecules.
+        train: "moses" or a file with the training molecules; None is "moses" where the reference is, else no training
+            molecules and no figure that needs them.
+        column: with the SMILES; None is the first that is called so. A column `selfies` beside it says of the tokens.
+        with_baselines: also score random tokens (the null) and training molecules (the ceiling).
+        ledger: a .csv to write of all samples that are no molecule or that a chemist would object to, worst first.
+        cache: where statistics of references are kept; None is $MOLVAE_CACHE or ~/.cache/molvae.
+    Raises:
+        DataError: a file cannot be read or has no row, or no column of that name.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    cache = cache or cache_folder()
+    smiles, strings = _read(file, column)
+    references = cached_references(reference, cache, workers=threads)
+    train = train or ("moses" if reference == "moses" else "none")
+    training = None if train == "none" else cached_training(train, cache, workers=threads)
+    log.info("%s: looking at %d samples", file, len(smiles))
+    rows = describe_all(smiles, strings, workers=threads)
+    samples = SampleSet(rows, workers=threads, device=device)
+    if ledger:
+        _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=smiles), ledger)
+    beside = _baselines(training, len(rows), seed, threads, device) if training and with_baselines else ()
+    found = evaluation(samples, references, training, beside, seed=seed)
+    reasons = Counter(rows.loc[~rows["is_valid"].astype(bool), "reason"])
+    return {
+        **found,
+        "file": str(file),
+        "n_samples": len(rows),
+        "books": {
+            "rows_in": len(rows), "kept": len(samples.distinct), "rejected": dict(sorted(reasons.items())),
+            "duplicates": len(samples.valid) - len(samples.distinct),
+        },
+        "seed": seed,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def _read(file: Path, column: str | None) -> tuple[list[str], list[str] | None]:
+    """The SMILES of all rows, and the SELFIES strings where the file has them."""
+    names = columns_of(file)
+    if column is None and names:
+        column = next((name for name in SMILES_COLUMNS if name in names), None)
+        if column is None:
+            raise DataError(f"{file}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
+    smiles = [row.smiles for row in read_rows(file, column or "")]
+    return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in names else None
+
+
+def _baselines(training: Training, n: int, seed: int, threads: int, device: str) -> Iterator[Baseline]:
+    strings = []
+    for smiles in training.draw[:ALPHABET]:
+        try:
+            strings.append(encode(smiles))
+        except Rejected:
+            continue  # SELFIES cannot write it
+    symbols = {symbol for string in strings for symbol in string}
+    if symbols:
+        vocabulary = Vocabulary.build(symbols, caps_for(symbols))
+        lengths = pd.Series(map(len, strings)).to_numpy()
+        log.info("scoring random tokens")
+        random = baselines.random_tokens(vocabulary, lengths, min(n, len(training.draw)), seed)
+        rows = describe_strings(random, vocabulary.caps, workers=threads)
+        yield Baseline("random_tokens", SampleSet(rows, workers=threads, device=device))
+    log.info("scoring training molecules")
+    rows = describe_all(training.draw[-min(n, len(training.draw)) :], workers=threads)
+    yield Baseline("training_molecules", SampleSet(rows, workers=threads, device=device))
+
+
+def _write_ledger(rows: pd.DataFrame, path: Path) -> None:
+    """All rows with something to object to, invalid ones first, then by the number of objections and the SA score."""
+    texts = rows[["oddities", "alerts"]].fillna("")
+    count = sum(texts[name].str.split("; ").map(lambda parts: sum(map(bool, parts))) for name in texts)
+    worst = rows.assign(objections=count)[~rows["is_valid"].astype(bool) | (count > 0)]
+    worst = worst.sort_values(["is_valid", "objections", "sa"], ascending=[True, False, False], kind="stable")
+    with replacing(path) as temporary:
+        worst[list(LEDGER)].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)

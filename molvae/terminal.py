@@ -1,0 +1,54 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_metrics(content: dict[str, Any]) -> None:
+    """The figures of a metrics.json: value, interval, n, and each baseline; then what was not computed, and why."""
+    metrics = content["metrics"]
+    beside = list(dict.fromkeys(name for metric in metrics for name in metric["baselines"]))
+    headings = ["metric", "better", "value", "95 % interval", *(name.replace("_", " ") for name in beside), "n"]
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place in (0, 3))
+    for metric in metrics:
+        interval = " to ".join(map(shown, metric["interval"])) if metric["interval"] else ""
+        others = [shown(metric["baselines"].get(name)) for name in beside]
+        better = metric["better"] if metric["better"] != "none" else ""
+        table.add_row(metric["name"], better, shown(metric["value"]), interval, *others, str(metric["n"]))
+    print_table(table)
+    for name, reason in content["not_computed"].items():
+        print(f"{name}: not computed, {reason}")
+
+
+def print_comparison(content: dict[str, Any]) -> None:
+    """For each generator but the first: every figure of both, the difference, its interval, and what it means."""
+    first = content["first"]
+    for name, rows in content["comparisons"].items():
+        table = Table(box=None, pad_edge=False, title=f"{name} less {first}", title_justify="left")
+        for heading in ("metric", "better", first, name, "difference", "95 % interval", name):
+            table.add_column(heading, no_wrap=True, justify="left" if heading in ("metric", "better") else "right")
+        for row in rows:
+            interval = " to ".join(map(shown, row["interval"])) if row["interval"] else ""
+            values = [shown(side["value"]) for side in row["sides"]]
+            better = row["better"] if row["better"] != "none" else ""
+            table.add_row(
+                row["name"], better, *values, shown(row["difference"]), interval, row["note"] or row["verdict"]
+            )
+        print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, as wide as it is where the output is no terminal: a pipe cuts nothing off."""
+    console = Console()
+    (console if console.is_terminal else Console(width=250)).print(table)
+
+
+def shown(value: float | None) -> str:
+    """Four digits that matter."""
+    return "" if value is None else f"{value:.4g}"
