@@ -8,13 +8,14 @@ import random
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from molvae.errors import DataError
 from molvae.metrics import guacamol
 from molvae.metrics.figures import SampleSet, guacamol_figures
-from molvae.metrics.reference import hashes, known, training_of
+from molvae.metrics.reference import PROPERTIES, hashes, known, training_of
 from molvae.metrics.rows import describe_all
 from molvae.stages.evaluate import evaluate
 from molvae.stages.fetch import moses_wheel
@@ -167,6 +168,21 @@ def test_the_published_moses_code_returns_the_same(moses):
             train = hashes(pd.read_csv(file, compression="gzip")["SMILES"])
     distinct = SampleSet(describe_all(CASE.with_suffix(".smi").read_text().splitlines())).distinct
     assert 1 - known(distinct, train).mean() == pytest.approx(novelty)
+
+
+def test_the_published_statistics_are_those_of_the_molecules(moses):
+    references = cached_references("moses", moses)
+    for name, split in (("Test", "test"), ("TestSF", "test_scaffolds")):
+        with zipfile.ZipFile(moses_wheel(moses / "downloads")) as archive:
+            with archive.open(f"moses/dataset/data/{split}.csv.gz") as file:
+                rows = describe_all(pd.read_csv(file, compression="gzip", nrows=300)["SMILES"].tolist())
+        fingerprints = np.frombuffer(b"".join(rows["fingerprint"]), dtype=np.uint8).reshape(300, -1)
+        np.testing.assert_array_equal(fingerprints, references[name].fingerprints[:300])
+        for figure, column in PROPERTIES.items():
+            np.testing.assert_allclose(rows[column], references[name].properties[figure][:300], rtol=1e-9)
+        for column, counts in (("fragments", references[name].fragments), ("scaffold", references[name].scaffolds)):
+            parts = [part for text in rows[column] for part in text.split(".") if part]
+            assert np.mean([part in counts for part in parts]) > 0.99  # SMILES of a few changed with RDKit
 
 
 def test_the_published_guacamol_code_returns_the_same(moses, monkeypatch):
