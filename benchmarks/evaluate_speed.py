@@ -28,16 +28,20 @@ def theirs(file: Path, threads: int) -> dict[str, float]:
 
 def ours(file: Path, threads: int) -> dict[str, float]:
     """The same figures from molvae."""
-    import torch
+    from molvae.parallel import Workers
 
-    from molvae.metrics.figures import SampleSet, compute, moses_figures
-    from molvae.metrics.rows import describe_all
-    from molvae.stages.reference import cache_folder, cached_references, cached_training
+    with Workers(threads) as workers:
+        workers.start()
+        import torch
 
-    torch.set_num_threads(threads)
-    references, training = (read("moses", cache_folder()) for read in (cached_references, cached_training))
-    samples = SampleSet(describe_all(file.read_text().split(), workers=threads), workers=threads)
-    return {name: found.value for name, found in compute(moses_figures(samples, references, training))[0].items()}
+        from molvae.metrics.figures import SampleSet, compute, moses_figures
+        from molvae.metrics.rows import describe_all
+        from molvae.stages.reference import cache_folder, cached_references, cached_training
+
+        torch.set_num_threads(threads)
+        references, training = (read("moses", cache_folder()) for read in (cached_references, cached_training))
+        samples = SampleSet(describe_all(file.read_text().split(), workers=workers), workers=workers)
+        return {name: found.value for name, found in compute(moses_figures(samples, references, training))[0].items()}
 
 
 def measure(n: int, rounds: int, threads: int) -> dict[str, Any]:
@@ -84,8 +88,11 @@ def main() -> None:
         return
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="of both sides")
+    parser.add_argument("--rounds", type=int, default=2, help="not with --quick")
     arguments = parser.parse_args()
-    result = measure(500, 1, arguments.threads) if arguments.quick else measure(30_000, 2, arguments.threads)
+    result = (
+        measure(500, 1, arguments.threads) if arguments.quick else measure(30_000, arguments.rounds, arguments.threads)
+    )
     write(arguments.json, result)
     for name in SHOWN:
         if name in result["values"]["molvae"]:

@@ -1,14 +1,16 @@
 """How often a 95 % interval holds what it should: the mean of the figure over many sets of as many molecules.
 
 Two generators whose molecules are known: random MOSES training molecules, for which most figures are at their best and
-hardest to give an error for, and strings of random SELFIES tokens. Sets of 1000 are drawn from 20 000 of each, and all
-figures are computed of each set; the reference is 20 000 molecules of the MOSES test set.
+hardest to give an error for, and strings of random SELFIES tokens; or that of `--samples`, a file of SMILES, in their
+place. Sets of 1000 are drawn from 20 000 of each, and all figures are computed of each set; the reference is 20 000
+molecules of the MOSES test set.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,24 +76,28 @@ def coverage(
     return result
 
 
-def measure(size: int, n: int, sets: int, threads: int) -> dict[str, Any]:
-    """The coverage of all figures for both generators."""
+def measure(size: int, n: int, sets: int, threads: int, file: Path | None) -> dict[str, Any]:
+    """The coverage of all figures for both generators, or for that of a file."""
     torch.set_num_threads(threads)
     training = cached_training("moses", cache_folder(), workers=threads)
     training = dataclasses.replace(training, fingerprints=training.fingerprints[:20_000])
     reference = part_of(cached_references("moses", cache_folder(), workers=threads)["Test"], 20_000)
-    found = {
-        name: coverage(rows, reference, training, n, sets)
-        for name, rows in populations(training, size, threads).items()
-    }
-    return {"population": size, "n": n, "sets": sets, "generators": found}
+    if file:
+        of_each = {file.name: describe_all(file.read_text().split(), workers=threads)}
+    else:
+        of_each = populations(training, size, threads)
+    found = {name: coverage(rows, reference, training, n, sets) for name, rows in of_each.items()}
+    sizes = {name: len(rows) for name, rows in of_each.items()}
+    return {"population": sizes, "n": n, "sets": sets, "generators": found}
 
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=Path, help="file .smi of another generator")
     arguments = parser.parse_args()
-    result = measure(*((2000, 1000, 5) if arguments.quick else (20_000, 1000, 100)), arguments.threads)
+    sizes = (2000, 1000, 5) if arguments.quick else (20_000, 1000, 100)
+    result = measure(*sizes, arguments.threads, arguments.samples)
     write(arguments.json, result)
     for generator, figures in result["generators"].items():
         for name, found in figures.items():

@@ -20,12 +20,17 @@ class Workers:
         self.count = count
         self._pool: Any = None
 
+    def start(self) -> None:
+        """Start the processes now: they import what they need while the caller does other things."""
+        if self.count > 1 and not self._pool:
+            self._pool = get_context("spawn").Pool(self.count)
+
     def in_order(self, work: Callable[[Any], Result], tasks: Sequence[Any]) -> Iterator[Result]:
         """`work(task)` for each task."""
         if self.count == 1 or len(tasks) <= 1:
             yield from map(work, tasks)
             return
-        self._pool = self._pool or get_context("spawn").Pool(min(self.count, len(tasks)))
+        self.start()
         yield from self._pool.imap(work, tasks)
 
     def __enter__(self) -> Workers:
@@ -39,7 +44,10 @@ class Workers:
             self._pool = None
 
 
-def in_order(work: Callable[[Any], Result], tasks: Sequence[Any], workers: int) -> Iterator[Result]:
-    """`work(task)` for each task, in processes that are started for this call."""
-    with Workers(workers) as processes:
+def in_order(work: Callable[[Any], Result], tasks: Sequence[Any], workers: int | Workers) -> Iterator[Result]:
+    """`work(task)` for each task, in these processes, or in as many that are started for this call."""
+    if isinstance(workers, Workers):
+        yield from workers.in_order(work, tasks)
+        return
+    with Workers(min(workers, max(len(tasks), 1))) as processes:
         yield from processes.in_order(work, tasks)

@@ -25,8 +25,8 @@ class Composition(NamedTuple):
 
     Attributes:
         atoms: atomic number -> atoms; a thousand more for aromatic ones, which count in both places.
-        kinds: what `Screen` asks for: atoms as above, ("charge", q) -> atoms, ("bond", order) -> bonds, and
-            (lower atomic number, higher, order or 0 for any) -> bonds. Order 12 is aromatic, as in RDKit.
+        kinds: what `Screen` asks for: atoms as above, ("charge", q) -> atoms, ("bond", order) -> bonds,
+            "cycles" -> rings, and (lower atomic number, higher, order or 0 for any) -> bonds; order 12 is aromatic.
         radicals: unpaired electrons.
     """
 
@@ -57,6 +57,7 @@ class Composition(NamedTuple):
         for (low, high, order), count in [item for item in kinds.items() if len(item[0]) == 3]:
             kinds[low, high, 0] += count
             kinds["bond", order] += count
+        kinds["cycles"] = mol.GetRingInfo().NumRings()
         atoms.update(numbers)
         if all_hydrogens:
             atoms[1] += all_hydrogens
@@ -70,15 +71,19 @@ class Screen:
     def __init__(self, patterns: Sequence[Chem.Mol]) -> None:
         self.patterns = patterns
         needs = [_needs(pattern) for pattern in patterns]
-        self.kinds = sorted({kind for need in needs for kind in need}, key=str)
-        self.choices = {kind for kind in self.kinds if isinstance(kind, tuple) and kind[0] == "one of"}
-        self.needed = np.array([[need[kind] for kind in self.kinds] for need in needs])
+        kinds = sorted({kind for need in needs for kind in need}, key=str)
+        self.places = {kind: place for place, kind in enumerate(kinds)}
+        self.choices = [kind for kind in kinds if isinstance(kind, tuple) and kind[0] == "one of"]
+        self.needed = np.array([[need[kind] for kind in kinds] for need in needs])
 
     def matches(self, mol: Chem.Mol, composition: Composition) -> Iterator[int]:
         """Positions of the patterns that match a molecule, or one with the same hydrogens made explicit."""
-        kinds = composition.kinds
-        counts = [sum(kinds[one] for one in kind[1]) if kind in self.choices else kinds[kind] for kind in self.kinds]
-        there = np.array(counts)
+        there = np.zeros(len(self.places), dtype=int)
+        for kind, count in composition.kinds.items():
+            if kind in self.places:
+                there[self.places[kind]] = count
+        for kind in self.choices:
+            there[self.places[kind]] = sum(composition.kinds.get(one, 0) for one in kind[1])
         for number in np.flatnonzero((self.needed <= there).all(1)).tolist():
             if mol.HasSubstructMatch(self.patterns[number]):
                 yield number
@@ -89,7 +94,8 @@ def _needs(pattern: Chem.Mol) -> Counter[Any]:
 
     An atom that may be one of some elements counts as ("one of", keys of those).
     """
-    found: Counter[Any] = Counter()
+    parts = len(Chem.GetMolFrags(pattern))
+    found: Counter[Any] = Counter(cycles=pattern.GetNumBonds() - pattern.GetNumAtoms() + parts)
     numbers = []
     for query in (atom.DescribeQuery() for atom in pattern.GetAtoms()):
         number = _named(query, "AtomAtomicNum", "AtomType")

@@ -75,7 +75,9 @@ def estimate(found: np.ndarray, reference: Statistics) -> Estimate:
     slope = np.eye(len(root)) - (half / np.sqrt(middle[some])) @ half.T
     shift = 2 * (own.mu - reference.mu)
     influence = [part @ shift + np.einsum("ij,ij->i", part @ slope, part) for part in _centred(found, own.mu)]
-    return of_influence(frechet_distance(own, reference), np.concatenate(influence), 0)
+    roots = np.sqrt(middle.clip(0)).sum()
+    distance = shift @ shift / 4 + np.trace(own.sigma) + np.trace(reference.sigma) - 2 * roots
+    return of_influence(float(distance), np.concatenate(influence), 0)
 
 
 def _centred(found: np.ndarray, mu: np.ndarray) -> Iterator[np.ndarray]:

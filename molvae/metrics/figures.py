@@ -17,7 +17,7 @@ from molvae.chemistry.oddities import LARGE_RING
 from molvae.metrics import fcd, guacamol, moses
 from molvae.metrics.intervals import Estimate, of_mean, of_share, of_uniqueness
 from molvae.metrics.reference import PROPERTIES, Reference, Training, known
-from molvae.parallel import in_order
+from molvae.parallel import Workers, in_order
 
 TASK_ROWS = 500
 MOSES, GUACAMOL = "MOSES (Polykovskiy et al. 2020)", "GuacaMol (Brown et al. 2019)"
@@ -113,7 +113,7 @@ class SampleSet:
     """Samples in their order, and what figures ask of them, computed when first asked for."""
 
     def __init__(
-        self, rows: pd.DataFrame, *, stable_share: float | None = None, workers: int = 1, device: str = "cpu"
+        self, rows: pd.DataFrame, *, stable_share: float | None = None, workers: int | Workers = 1, device: str = "cpu"
     ) -> None:
         """`rows` are those of `molvae.metrics.rows`; `stable_share` is that of all strings written for them."""
         self.rows, self.stable_share, self.workers, self.device = rows, stable_share, workers, device
@@ -331,11 +331,11 @@ def _divergences(distinct: list[str], training: Training, samples: SampleSet) ->
 
 
 @lru_cache(maxsize=4)
-def _training_values(training: Training, n: int, workers: int, device: str) -> dict[str, np.ndarray]:
+def _training_values(training: Training, n: int, workers: int | Workers, device: str) -> dict[str, np.ndarray]:
     return _values(list(dict.fromkeys(map(without_stereo, training.draw[:n]))), workers, device)
 
 
-def _values(smiles: list[str], workers: int, device: str) -> dict[str, np.ndarray]:
+def _values(smiles: list[str], workers: int | Workers, device: str) -> dict[str, np.ndarray]:
     tasks = [smiles[start : start + TASK_ROWS] for start in range(0, len(smiles), TASK_ROWS)]
     parts = list(in_order(guacamol_values, tasks, workers))
     values = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.signal import fftconvolve
 from scipy.stats import entropy, gaussian_kde
 
 from molvae.metrics import tanimoto
@@ -79,7 +78,7 @@ class Continuous:
             return math.nan
         reach = np.arange(-POINTS + 1, POINTS) * (self.points[1] - self.points[0])
         kernel = np.exp(-0.5 * (reach / width) ** 2) / (math.sqrt(2 * math.pi) * width)
-        density = fftconvolve(kernel, share, "valid")
+        density = np.convolve(kernel, share, "valid")
         return float(entropy(self.target, density.clip(0) + FLOOR))
 
 

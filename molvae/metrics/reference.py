@@ -25,7 +25,7 @@ from molvae.metrics import fcd
 from molvae.metrics.fcd import Statistics
 from molvae.metrics.rows import describe_all
 from molvae.metrics.training import describe_training
-from molvae.parallel import in_order
+from molvae.parallel import Workers, in_order
 from molvae.seeds import derive
 
 PROPERTIES = {"logP": "logp", "SA": "sa", "QED": "qed", "weight": "mw"}  # the name in MOSES: the descriptor
@@ -111,7 +111,7 @@ class Training:
         return cls(about, len(rest["given"]), draw=draw, **rest)
 
 
-def reference_of(smiles: Sequence[str], about: str, workers: int = 1) -> Reference:
+def reference_of(smiles: Sequence[str], about: str, workers: int | Workers = 1) -> Reference:
     """The statistics of molecules; what is no molecule is left out and counted in `about`.
 
     Raises:
@@ -130,7 +130,7 @@ def reference_of(smiles: Sequence[str], about: str, workers: int = 1) -> Referen
     )  # fmt: skip
 
 
-def training_of(smiles: Sequence[str], about: str, *, workers: int = 1) -> Training:
+def training_of(smiles: Sequence[str], about: str, *, workers: int | Workers = 1) -> Training:
     """The index of training molecules. Those that RDKit cannot read count under their own text only.
 
     Raises:

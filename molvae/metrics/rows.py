@@ -12,13 +12,15 @@ from molvae.chemistry.describe import DESCRIPTORS, PARTS, canonical, describe, k
 from molvae.chemistry.stable import encoded_again
 from molvae.chemistry.standardise import Rejected, read
 from molvae.chemistry.symbols import Caps, decode, split
-from molvae.parallel import in_order
+from molvae.parallel import Workers, in_order
 
 NONE: dict[str, Any] = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
 TASK_ROWS = 250
 
 
-def describe_all(smiles: Sequence[str], selfies: Sequence[str] | None = None, *, workers: int = 1) -> pd.DataFrame:
+def describe_all(
+    smiles: Sequence[str], selfies: Sequence[str] | None = None, *, workers: int | Workers = 1
+) -> pd.DataFrame:
     """A row for each SMILES, in their order: canonical, is_valid, reason, kept_token_fraction, is_stable, and what
     `molvae.chemistry.describe` lists in DESCRIPTORS and PARTS. The same text is looked at once.
 
@@ -35,7 +37,7 @@ def describe_all(smiles: Sequence[str], selfies: Sequence[str] | None = None, *,
 
 
 def describe_strings(
-    strings: Sequence[Sequence[str]], caps: Caps, *, identity_only: bool = False, workers: int = 1
+    strings: Sequence[Sequence[str]], caps: Caps, *, identity_only: bool = False, workers: int | Workers = 1
 ) -> pd.DataFrame:
     """The same for SELFIES strings as lists of symbols, decoded under `caps`.
 
@@ -75,7 +77,7 @@ def _describe_row(smiles: str, symbols: Sequence[str] | None, identity_only: boo
     return {"canonical": form, "is_valid": True, "reason": "", **nothing, **found}
 
 
-def _gathered(work: Any, tasks: Sequence[Any], workers: int) -> pd.DataFrame:
+def _gathered(work: Any, tasks: Sequence[Any], workers: int | Workers) -> pd.DataFrame:
     rows: Iterable[dict[str, Any]] = (row for part in in_order(work, tasks, workers) for row in part)
     columns = ["canonical", "is_valid", "reason", "kept_token_fraction", "is_stable", *NONE]
     return pd.DataFrame(rows, columns=columns)

@@ -22,6 +22,7 @@ from molvae.metrics.evaluation import evaluate as evaluation
 from molvae.metrics.figures import SampleSet
 from molvae.metrics.reference import Training
 from molvae.metrics.rows import describe_all, describe_strings
+from molvae.parallel import Workers
 from molvae.stages.reference import cache_folder, cached_references, cached_training
 from molvae.tables import columns_of, read_rows
 from molvae.vocabulary import Vocabulary
@@ -63,16 +64,18 @@ def evaluate(
     torch.set_num_threads(threads)
     cache = cache or cache_folder()
     smiles, strings = _read(file, column)
-    references = cached_references(reference, cache, workers=threads)
-    train = train or ("moses" if reference == "moses" else "none")
-    training = None if train == "none" else cached_training(train, cache, workers=threads)
-    log.info("%s: looking at %d samples", file, len(smiles))
-    rows = describe_all(smiles, strings, workers=threads)
-    samples = SampleSet(rows, workers=threads, device=device)
-    if ledger:
-        _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=smiles), ledger)
-    beside = _baselines(training, len(rows), seed, threads, device) if training and with_baselines else ()
-    found = evaluation(samples, references, training, beside, seed=seed)
+    with Workers(threads) as workers:
+        workers.start()
+        references = cached_references(reference, cache, workers=workers)
+        train = train or ("moses" if reference == "moses" else "none")
+        training = None if train == "none" else cached_training(train, cache, workers=workers)
+        log.info("%s: looking at %d samples", file, len(smiles))
+        rows = describe_all(smiles, strings, workers=workers)
+        samples = SampleSet(rows, workers=workers, device=device)
+        if ledger:
+            _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=smiles), ledger)
+        beside = _baselines(training, len(rows), seed, workers, device) if training and with_baselines else ()
+        found = evaluation(samples, references, training, beside, seed=seed)
     reasons = Counter(rows.loc[~rows["is_valid"].astype(bool), "reason"])
     return {
         **found,
@@ -98,7 +101,7 @@ def _read(file: Path, column: str | None) -> tuple[list[str], list[str] | None]:
     return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in names else None
 
 
-def _baselines(training: Training, n: int, seed: int, threads: int, device: str) -> Iterator[Baseline]:
+def _baselines(training: Training, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
     strings = []
     for smiles in training.draw[:ALPHABET]:
         try:
@@ -111,11 +114,11 @@ def _baselines(training: Training, n: int, seed: int, threads: int, device: str)
         lengths = pd.Series(map(len, strings)).to_numpy()
         log.info("scoring random tokens")
         random = baselines.random_tokens(vocabulary, lengths, min(n, len(training.draw)), seed)
-        rows = describe_strings(random, vocabulary.caps, workers=threads)
-        yield Baseline("random_tokens", SampleSet(rows, workers=threads, device=device))
+        rows = describe_strings(random, vocabulary.caps, workers=workers)
+        yield Baseline("random_tokens", SampleSet(rows, workers=workers, device=device))
     log.info("scoring training molecules")
-    rows = describe_all(training.draw[-min(n, len(training.draw)) :], workers=threads)
-    yield Baseline("training_molecules", SampleSet(rows, workers=threads, device=device))
+    rows = describe_all(training.draw[-min(n, len(training.draw)) :], workers=workers)
+    yield Baseline("training_molecules", SampleSet(rows, workers=workers, device=device))
 
 
 def _write_ledger(rows: pd.DataFrame, path: Path) -> None:

@@ -27,6 +27,7 @@ from molvae.metrics.reference import (
     training_of,
     write,
 )
+from molvae.parallel import Workers
 from molvae.stages.fetch import MOSES_SHA256, moses_wheel
 from molvae.tables import read_rows
 
@@ -42,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def reference(
-    source: str, out: Path, *, column: str = "SMILES", downloads: Path | None = None, workers: int = 1
+    source: str, out: Path, *, column: str = "SMILES", downloads: Path | None = None, workers: int | Workers = 1
 ) -> None:
     """Write the statistics of reference molecules into one file.
 
@@ -60,7 +61,9 @@ def reference(
     write(out, {"Test": reference_of(smiles, f"{Path(source).name}, {len(smiles)} molecules", workers)})
 
 
-def cached_references(source: str, cache: Path, *, column: str = "SMILES", workers: int = 1) -> dict[str, Reference]:
+def cached_references(
+    source: str, cache: Path, *, column: str = "SMILES", workers: int | Workers = 1
+) -> dict[str, Reference]:
     """The references of a source, from the cache or written into it."""
     path = _place(cache, "reference", source, column)
     if not path.exists():
@@ -69,7 +72,7 @@ def cached_references(source: str, cache: Path, *, column: str = "SMILES", worke
     return read_references(path)
 
 
-def cached_training(source: str, cache: Path, *, column: str = "SMILES", workers: int = 1) -> Training:
+def cached_training(source: str, cache: Path, *, column: str = "SMILES", workers: int | Workers = 1) -> Training:
     """The index of the training molecules of a source ("moses" or a file), from the cache or written into it."""
     path = _place(cache, "training", source, column)
     if not path.exists():

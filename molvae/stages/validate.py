@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def validate_block(samples: Path, out: Path, *, share: Share = Share(), workers:
     _describe(table.iloc[rows.start : rows.stop], workers).to_parquet(out, index=False)
 
 
-def _describe(table: pd.DataFrame, workers: int) -> pd.DataFrame:
+def _describe(table: pd.DataFrame, workers: int | Workers) -> pd.DataFrame:
     """The rows of a table with a column `smiles` (and `selfies`, if there) and what RDKit says of each."""
     strings = table["selfies"].tolist() if "selfies" in table else None
     found = describe_all(table["smiles"].tolist(), strings, workers=workers)
@@ -84,24 +84,38 @@ def validate(
     import torch
 
     torch.set_num_threads(threads)
+    with Workers(threads) as workers:
+        return _validate(blocks, tokens, model, settings, out, drawn, references, threads, workers)
+
+
+def _validate(
+    blocks: Sequence[Path],
+    tokens: Path,
+    model: Path,
+    settings: ValidateSettings,
+    out: Path,
+    drawn: SampleSettings,
+    references: Path | None,
+    threads: int,
+    workers: Workers,
+) -> dict[str, Any]:
     tables = [pd.read_parquet(block) for block in blocks]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     splits = read_tokens(tokens / "tokens.safetensors")
     network, vocabulary, _ = load_model(model)
     if Vocabulary.from_json(read_json(tokens / "vocabulary.json"), str(tokens / "vocabulary.json")) != vocabulary:
         raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
-    held_against = _references(settings, tokens, references, threads)
+    held_against = _references(settings, tokens, references, workers)
     smiles = _molecules_of("train", tokens)
-    training = training_of(smiles, f"{len(smiles)} training molecules", workers=threads)
+    training = training_of(smiles, f"{len(smiles)} training molecules", workers=workers)
 
     log.info("scoring %d samples", len(molecules))
     written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
-    own = SampleSet(molecules, stable_share=_stable_share(molecules, written), workers=threads)
-    found = evaluate(
-        own, held_against, training,
-        _baselines(network, vocabulary, splits["train"], len(molecules), drawn, threads) if settings.baselines else (),
-        seed=drawn.seed,
-    )  # fmt: skip
+    own = SampleSet(molecules, stable_share=_stable_share(molecules, written), workers=workers)
+    beside: Iterable[Baseline] = ()
+    if settings.baselines:
+        beside = _baselines(network, vocabulary, splits["train"], len(molecules), drawn, threads, workers)
+    found = evaluate(own, held_against, training, beside, seed=drawn.seed)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
     molecules["is_novel"] = molecules["is_valid"] & ~known(molecules["canonical"].tolist(), training.canonical)
     content = {
@@ -110,7 +124,7 @@ def validate(
     }  # fmt: skip
     write_json(out / "metrics.json", content)
     molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(out / "molecules.parquet", index=False)
-    _training_draw(smiles, drawn.seed, threads).to_parquet(out / "reference.parquet", index=False)
+    _training_draw(smiles, drawn.seed, workers).to_parquet(out / "reference.parquet", index=False)
     reasons = Counter(molecules.loc[~molecules["is_valid"], "reason"])
     return close_books(
         out / "books.json", "validate", rows_in=len(molecules), kept=int(molecules["is_first"].sum()),
@@ -120,7 +134,7 @@ def validate(
 
 
 def _baselines(
-    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, drawn: SampleSettings, threads: int
+    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, drawn: SampleSettings, threads: int, workers: Workers
 ) -> Iterator[Baseline]:
     """The sets that the samples stand beside.
 
@@ -133,18 +147,17 @@ def _baselines(
 
     def of(name: str, strings: list[list[str]], written: int, only: tuple[str, ...] = ()) -> Baseline:
         log.info("scoring %d strings of %s", len(strings), name.replace("_", " "))
-        rows = describe_strings(strings, vocabulary.caps, identity_only=bool(only), workers=threads)
-        return Baseline(name, SampleSet(rows, stable_share=_stable_share(rows, written), workers=threads), only)
+        rows = describe_strings(strings, vocabulary.caps, identity_only=bool(only), workers=workers)
+        return Baseline(name, SampleSet(rows, stable_share=_stable_share(rows, written), workers=workers), only)
 
     yield of("random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed), n)
     yield of("shuffled_latents", baselines.shuffled_latents(network, train, vocabulary, n, **warm), n, IDENTITY)
     if several:
         yield of("first_strings", baselines.first_strings(network, vocabulary, n, **warm), n, IDENTITY)
-    with Workers(threads) as workers:
-        strings, written = baselines.aggregate_posterior(
-            network, train, vocabulary, n, **warm,
-            accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,
-        )  # fmt: skip
+    strings, written = baselines.aggregate_posterior(
+        network, train, vocabulary, n, **warm,
+        accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,
+    )  # fmt: skip
     yield of("aggregate_posterior", strings, written, IDENTITY)
     strings = baselines.training_molecules(train, vocabulary, n, drawn.seed)
     yield of("training_molecules", strings, len(strings))
@@ -170,16 +183,16 @@ def headline(metrics: Path) -> dict[str, float]:
 
 
 def _references(
-    settings: ValidateSettings, tokens: Path, references: Path | None, threads: int
+    settings: ValidateSettings, tokens: Path, references: Path | None, workers: Workers
 ) -> dict[str, Reference]:
     """What samples are held against, by name."""
     source = settings.reference
     if references is not None:
         return read_references(references)
     if not settings.reference_is_split:
-        return cached_references(source, cache_folder(), workers=threads)
+        return cached_references(source, cache_folder(), workers=workers)
     smiles = _molecules_of(source, tokens)
-    return {"Test": reference_of(smiles, f"split {source!r} of the data, {len(smiles)} molecules", threads)}
+    return {"Test": reference_of(smiles, f"split {source!r} of the data, {len(smiles)} molecules", workers)}
 
 
 def _molecules_of(split: str, tokens: Path) -> list[str]:
@@ -195,7 +208,7 @@ def _molecules_of(split: str, tokens: Path) -> list[str]:
     return table.filter(pyarrow.compute.equal(table.column("split"), split)).column("smiles").to_pylist()
 
 
-def _training_draw(smiles: list[str], seed: int, workers: int) -> pd.DataFrame:
+def _training_draw(smiles: list[str], seed: int, workers: Workers) -> pd.DataFrame:
     """Descriptors of a random draw of training molecules."""
     random = np.random.default_rng(derive(seed, "reference molecules"))
     rows = np.sort(random.choice(len(smiles), min(REFERENCE_MOLECULES, len(smiles)), replace=False))

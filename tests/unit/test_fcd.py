@@ -84,7 +84,7 @@ def test_fewer_than_two_molecules_have_no_distance():
 def test_an_estimate_has_the_distance_for_its_value_and_is_the_same_in_blocks(reference, monkeypatch):
     found = activations(0, 200)
     estimate = fcd.estimate(found, reference)
-    assert estimate.value == frechet_distance(fcd.statistics_of(found), reference)
+    assert estimate.value == pytest.approx(frechet_distance(fcd.statistics_of(found), reference), rel=1e-9)
     assert 0 < estimate.low < estimate.value < estimate.high
     monkeypatch.setattr(fcd, "BLOCK", 37)  # the last one is shorter
     assert fcd.estimate(found, reference) == pytest.approx(estimate, rel=1e-9)
