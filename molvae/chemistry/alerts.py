@@ -128,10 +128,10 @@ def _choice(query: str) -> tuple[int, ...]:
     return tuple(int(match[1]) for match in found if match) if len(found) > 1 and all(found) else ()
 
 
-def alerts_of(mol: Chem.Mol, composition: Composition) -> list[str]:
-    """Names of the filters that match, MCF first, hydrogens made explicit before: many of the patterns name them."""
+def alerts_of(with_hydrogens: Chem.Mol, composition: Composition) -> list[str]:
+    """Names of the filters that match, MCF first. Hydrogens are explicit: many of the patterns name them."""
     names, screen = _filters()
-    return [names[number] for number in screen.matches(Chem.AddHs(mol), composition)]
+    return [names[number] for number in screen.matches(with_hydrogens, composition)]
 
 
 def is_plain(largest_ring: int, composition: Composition) -> bool:

@@ -48,8 +48,10 @@ def describe(mol: Chem.Mol) -> dict[str, Any]:
     rings = mol.GetRingInfo().AtomRings()
     largest_ring = max(map(len, rings), default=0)
     composition = Composition.of(mol)
-    alerts = alerts_of(mol, composition)
-    logp, tpsa = Crippen.MolLogP(mol), rdMolDescriptors.CalcTPSA(mol)
+    with_hydrogens = Chem.AddHs(mol)
+    alerts = alerts_of(with_hydrogens, composition)
+    logp, _ = rdMolDescriptors.CalcCrippenDescriptors(with_hydrogens, includeHs=False)  # which adds them itself, else
+    tpsa = rdMolDescriptors.CalcTPSA(mol)
     return {
         "mw": Descriptors.MolWt(mol),
         "logp": logp,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 WIDTH = 350  # characters
 STEPS = 88  # of the LSTMs
-BATCH = 512
+BATCH = 1024
 MARGIN = 8  # characters of padding that the convolutions must see
 
 

@@ -22,7 +22,7 @@ from molvae.seeds import derive
 
 LEVEL = 0.95
 Z = 1.959964  # of the normal distribution, for LEVEL
-RESAMPLES = 200  # for a standard error right to a twentieth
+RESAMPLES = 100  # for a standard error right to a fourteenth
 _RESAMPLES = ContextVar("resamples", default=RESAMPLES)
 
 

@@ -15,7 +15,7 @@ from molvae.chemistry.symbols import Caps, decode, split
 from molvae.parallel import Workers, in_order
 
 NONE: dict[str, Any] = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
-TASK_ROWS = 250
+TASK_ROWS = 100
 
 
 def describe_all(

@@ -130,7 +130,7 @@ def test_a_screen_leaves_out_only_patterns_that_the_molecule_lacks_atoms_for(mon
 def test_alerts_are_named_and_count_hydrogens_that_are_not_written():
     def of(smiles: str) -> list[str]:
         mol = Chem.MolFromSmiles(smiles)
-        return alerts_of(mol, Composition.of(mol))
+        return alerts_of(Chem.AddHs(mol), Composition.of(mol))
 
     assert of("Cn1cnc2c1c(=O)n(C)c(=O)n2C") == []
     assert of("CCBr") == of("[H]C([H])(C)Br") == ["MCF4"]  # [H]C([H])([#6])Br
