@@ -399,7 +399,7 @@ def test_the_workflow_has_no_lint(checkout):
 def test_the_moses_config_plans_one_experiment(checkout):
     command = (sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/moses.yaml", "-n")
     output = Place(checkout, checkout).shell(*command)
-    assert "total 14 " in " ".join(output.split())
+    assert "total 15 " in " ".join(output.split())
     assert "results/moses/report.html" in output and "results/example/" not in output
 
 
