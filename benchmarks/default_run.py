@@ -19,7 +19,8 @@ def stages(folder: Path) -> list[dict[str, float]]:
     found = []
     for path in files:
         row = json.loads(path.read_text().splitlines()[-1])
-        name = "fetch" if path.parent.name == "datasets" else path.stem
+        shared = "reference" if path.stem.startswith("reference") else "fetch"
+        name = shared if path.parent.name == "datasets" else path.stem
         found.append({"job": name, "seconds": row["s"], "cpu_seconds": row["cpu_time"], "peak_mb": row["max_pss"]})
     return found
 
