@@ -18,17 +18,13 @@ import pandas as pd
 import torch
 from record import options, write
 
-from molvae.chemistry.symbols import caps_for, encode
 from molvae.metrics import fcd
-from molvae.metrics.baselines import random_tokens
 from molvae.metrics.evaluation import figures_of
 from molvae.metrics.figures import SampleSet, compute
 from molvae.metrics.reference import PROPERTIES, Reference, Training
 from molvae.metrics.rows import describe_all, describe_strings
+from molvae.stages.evaluate import random_strings
 from molvae.stages.reference import cache_folder, cached_references, cached_training
-from molvae.vocabulary import Vocabulary
-
-ALPHABET = 2000  # training molecules whose symbols and lengths the random strings have
 
 
 def part_of(reference: Reference, n: int) -> Reference:
@@ -39,13 +35,10 @@ def part_of(reference: Reference, n: int) -> Reference:
 
 def populations(training: Training, size: int, threads: int) -> dict[str, pd.DataFrame]:
     """The molecules of both generators, described."""
-    strings = [encode(smiles) for smiles in training.draw[:ALPHABET]]
-    symbols = {symbol for string in strings for symbol in string}
-    vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-    random = random_tokens(vocabulary, np.array([len(string) for string in strings]), size, seed=0)
+    random, caps = random_strings(training.draw, size, seed=0)
     return {
         "training_molecules": describe_all(training.draw[-size:], workers=threads),
-        "random_tokens": describe_strings(random, vocabulary.caps, workers=threads),
+        "random_tokens": describe_strings(random, caps, workers=threads),
     }
 
 

@@ -67,17 +67,13 @@ def estimate(found: np.ndarray, reference: Statistics) -> Estimate:
     of endless samples.
     """
     own = statistics_of(found)
-    values, vectors = np.linalg.eigh(reference.sigma)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    middle, axes = np.linalg.eigh(root @ own.sigma @ root)
+    distance, root, middle, axes = _transport(reference, own)
     some = middle > middle[-1] * 1e-10
     half = root @ axes[:, some]
     slope = np.eye(len(root)) - (half / np.sqrt(middle[some])) @ half.T
     shift = 2 * (own.mu - reference.mu)
     influence = [part @ shift + np.einsum("ij,ij->i", part @ slope, part) for part in _centred(found, own.mu)]
-    roots = np.sqrt(middle.clip(0)).sum()
-    distance = shift @ shift / 4 + np.trace(own.sigma) + np.trace(reference.sigma) - 2 * roots
-    return of_influence(float(distance), np.concatenate(influence), 0)
+    return of_influence(distance, np.concatenate(influence), 0)
 
 
 def _centred(found: np.ndarray, mu: np.ndarray) -> Iterator[np.ndarray]:
@@ -87,13 +83,19 @@ def _centred(found: np.ndarray, mu: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def frechet_distance(one: Statistics, other: Statistics) -> float:
-    """|mu1 − mu2|² + tr(S1 + S2 − 2 (S1 S2)^½).
+    """|mu1 − mu2|² + tr(S1 + S2 − 2 (S1 S2)^½)."""
+    return _transport(one, other)[0]
 
-    The trace of the root is the sum of the roots of the eigenvalues of R S2 R with R = S1^½, which is symmetric:
-    no complex parts, no general matrix root.
+
+def _transport(one: Statistics, other: Statistics) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """The distance, R = S1^½, and the eigenvalues and eigenvectors of R S2 R.
+
+    The trace of the root of S1 S2 is the sum of the roots of these eigenvalues; R S2 R is symmetric: no complex parts,
+    no general matrix root.
     """
     values, vectors = np.linalg.eigh(one.sigma)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    middle = np.linalg.eigvalsh(root @ other.sigma @ root).clip(0)
+    middle, axes = np.linalg.eigh(root @ other.sigma @ root)
     difference = one.mu - other.mu
-    return float(difference @ difference + np.trace(one.sigma) + np.trace(other.sigma) - 2 * np.sqrt(middle).sum())
+    spread = np.trace(one.sigma) + np.trace(other.sigma) - 2 * np.sqrt(middle.clip(0)).sum()
+    return float(difference @ difference + spread), root, middle, axes

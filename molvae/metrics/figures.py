@@ -16,7 +16,7 @@ from molvae.chemistry.describe import guacamol_values, skeletons_of, without_ste
 from molvae.chemistry.oddities import LARGE_RING
 from molvae.metrics import fcd, guacamol, moses
 from molvae.metrics.intervals import Estimate, of_mean, of_share, of_uniqueness
-from molvae.metrics.reference import PROPERTIES, Reference, Training, known
+from molvae.metrics.reference import PROPERTIES, Reference, Training, known, stacked
 from molvae.parallel import Workers, in_order
 
 TASK_ROWS = 500
@@ -141,7 +141,7 @@ class SampleSet:
     @cached_property
     def fingerprints(self) -> np.ndarray:
         """Packed fingerprints of the valid rows, (n, 128) uint8."""
-        return np.frombuffer(b"".join(self.valid["fingerprint"]), dtype=np.uint8).reshape(-1, 128)
+        return stacked(self.valid["fingerprint"])
 
     @property
     def fragments(self) -> list[list[str]]:
@@ -199,8 +199,7 @@ def guacamol_figures(samples: SampleSet, training: Training) -> list[Figure]:
     return [
         Figure("GuacaMol/validity", len(first), lambda: of_share(int(first.sum()), len(first))),
         Figure("GuacaMol/uniqueness", len(draws), lambda: of_uniqueness(draws)),
-        Figure("GuacaMol/novelty", len(distinct),
-               lambda: of_share(int((~known(distinct, training.without_stereo)).sum()), len(distinct)), training.about),
+        _novelty("GuacaMol/novelty", distinct, training.without_stereo, training),
         *_divergences(distinct, training, samples),
         Figure("GuacaMol/FCD_score", n, lambda: _fcd_score(samples.activations[:n], training, samples.device),
                training.about),

@@ -123,7 +123,7 @@ def reference_of(smiles: Sequence[str], about: str, workers: int | Workers = 1) 
         about += f", {len(table) - len(valid)} of them unreadable and left out"
     return Reference(
         about, len(valid), fcd.statistics(valid["canonical"].tolist()),
-        np.frombuffer(b"".join(valid["fingerprint"]), dtype=np.uint8).reshape(-1, 128),
+        stacked(valid["fingerprint"]),
         Counter(part for text in valid["fragments"] for part in text.split(".")),
         Counter(scaffold for scaffold in valid["scaffold"] if scaffold),
         {name: valid[column].to_numpy(float) for name, column in PROPERTIES.items()},
@@ -153,9 +153,14 @@ def training_of(smiles: Sequence[str], about: str, *, workers: int | Workers = 1
         raise DataError(f"{about}: fewer than two of them are molecules that RDKit reads. Is it the right column?")
     return Training(
         about, len(smiles), hashes(smiles), hashes(canonical), hashes(flat), hashes(skeletons),
-        np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(-1, 128),
+        stacked(fingerprints),
         tuple(canonical[row] for row in drawn if canonical[row]),
     )  # fmt: skip
+
+
+def stacked(fingerprints: Iterable[bytes]) -> np.ndarray:
+    """Packed fingerprints as one array, (n, 128) uint8."""
+    return np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(-1, 128)
 
 
 def hashes(texts: Iterable[str]) -> np.ndarray:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from molvae.chemistry.standardise import Rejected
-from molvae.chemistry.symbols import caps_for, encode
+from molvae.chemistry.symbols import Caps, caps_for, encode
 from molvae.errors import DataError
 from molvae.files import replacing
 from molvae.lineage import versions
@@ -101,20 +102,29 @@ def _read(file: Path, column: str | None) -> tuple[list[str], list[str] | None]:
     return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in names else None
 
 
-def _baselines(training: Training, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
+def random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Caps]:
+    """`n` strings of random symbols with the alphabet and the lengths of some molecules, and the caps to decode them.
+
+    No string where SELFIES can write none of these molecules.
+    """
     strings = []
-    for smiles in training.draw[:ALPHABET]:
+    for one in smiles[:ALPHABET]:
         try:
-            strings.append(encode(smiles))
+            strings.append(encode(one))
         except Rejected:
-            continue  # SELFIES cannot write it
+            continue
     symbols = {symbol for string in strings for symbol in string}
-    if symbols:
-        vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-        lengths = pd.Series(map(len, strings)).to_numpy()
+    if not symbols:
+        return [], {}
+    vocabulary = Vocabulary.build(symbols, caps_for(symbols))
+    return baselines.random_tokens(vocabulary, np.array([*map(len, strings)]), n, seed), vocabulary.caps
+
+
+def _baselines(training: Training, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
+    random, caps = random_strings(training.draw, min(n, len(training.draw)), seed)
+    if random:
         log.info("scoring random tokens")
-        random = baselines.random_tokens(vocabulary, lengths, min(n, len(training.draw)), seed)
-        rows = describe_strings(random, vocabulary.caps, workers=workers)
+        rows = describe_strings(random, caps, workers=workers)
         yield Baseline("random_tokens", SampleSet(rows, workers=workers, device=device))
     log.info("scoring training molecules")
     rows = describe_all(training.draw[-min(n, len(training.draw)) :], workers=workers)

@@ -84,38 +84,25 @@ def validate(
     import torch
 
     torch.set_num_threads(threads)
-    with Workers(threads) as workers:
-        return _validate(blocks, tokens, model, settings, out, drawn, references, threads, workers)
-
-
-def _validate(
-    blocks: Sequence[Path],
-    tokens: Path,
-    model: Path,
-    settings: ValidateSettings,
-    out: Path,
-    drawn: SampleSettings,
-    references: Path | None,
-    threads: int,
-    workers: Workers,
-) -> dict[str, Any]:
     tables = [pd.read_parquet(block) for block in blocks]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     splits = read_tokens(tokens / "tokens.safetensors")
     network, vocabulary, _ = load_model(model)
     if Vocabulary.from_json(read_json(tokens / "vocabulary.json"), str(tokens / "vocabulary.json")) != vocabulary:
         raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
-    held_against = _references(settings, tokens, references, workers)
-    smiles = _molecules_of("train", tokens)
-    training = training_of(smiles, f"{len(smiles)} training molecules", workers=workers)
+    with Workers(threads) as workers:
+        held_against = _references(settings, tokens, references, workers)
+        smiles = _molecules_of("train", tokens)
+        training = training_of(smiles, f"{len(smiles)} training molecules", workers=workers)
 
-    log.info("scoring %d samples", len(molecules))
-    written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
-    own = SampleSet(molecules, stable_share=_stable_share(molecules, written), workers=workers)
-    beside: Iterable[Baseline] = ()
-    if settings.baselines:
-        beside = _baselines(network, vocabulary, splits["train"], len(molecules), drawn, threads, workers)
-    found = evaluate(own, held_against, training, beside, seed=drawn.seed)
+        log.info("scoring %d samples", len(molecules))
+        written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
+        own = SampleSet(molecules, stable_share=_stable_share(molecules, written), workers=workers)
+        beside: Iterable[Baseline] = ()
+        if settings.baselines:
+            beside = _baselines(network, vocabulary, splits["train"], len(molecules), drawn, workers)
+        found = evaluate(own, held_against, training, beside, seed=drawn.seed)
+        drawn_training = _training_draw(smiles, drawn.seed, workers)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
     molecules["is_novel"] = molecules["is_valid"] & ~known(molecules["canonical"].tolist(), training.canonical)
     content = {
@@ -124,7 +111,7 @@ def _validate(
     }  # fmt: skip
     write_json(out / "metrics.json", content)
     molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(out / "molecules.parquet", index=False)
-    _training_draw(smiles, drawn.seed, workers).to_parquet(out / "reference.parquet", index=False)
+    drawn_training.to_parquet(out / "reference.parquet", index=False)
     reasons = Counter(molecules.loc[~molecules["is_valid"], "reason"])
     return close_books(
         out / "books.json", "validate", rows_in=len(molecules), kept=int(molecules["is_first"].sum()),
@@ -134,14 +121,14 @@ def _validate(
 
 
 def _baselines(
-    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, drawn: SampleSettings, threads: int, workers: Workers
+    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, drawn: SampleSettings, workers: Workers
 ) -> Iterator[Baseline]:
     """The sets that the samples stand beside.
 
     The latent points of training molecules are decoded as those of the prior were, unstable strings written again. The
     nulls are taken as they come: hardly any of their strings is stable.
     """
-    rules = {"seed": drawn.seed, "max_tokens": drawn.max_tokens, "threads": threads}
+    rules = {"seed": drawn.seed, "max_tokens": drawn.max_tokens, "threads": workers.count}
     warm = {"temperature": drawn.temperature, **rules}
     several = drawn.attempts > 1
 

@@ -57,12 +57,16 @@ def references_of(wildcards):
     return [f"results/datasets/{name}.safetensors"] if name else []
 
 
-GENERATORS = (
-    {}
-)  # experiments that differ only in their seeds are runs of one generator, which has the name of the first
-for name, settings in EXPERIMENTS.items():
-    same = [first for first in GENERATORS if EXPERIMENTS[first].apart_from_seeds() == settings.apart_from_seeds()]
-    GENERATORS.setdefault(same[0] if same else name, []).append(name)
+def generators():
+    """Name of the first -> experiments that differ only in their seeds: runs of one generator."""
+    found = {}
+    for name, settings in EXPERIMENTS.items():
+        same = [first for first in found if EXPERIMENTS[first].apart_from_seeds() == settings.apart_from_seeds()]
+        found.setdefault(same[0] if same else name, []).append(name)
+    return found
+
+
+GENERATORS = generators()
 
 
 def source_path(settings):
