@@ -24,6 +24,7 @@ import torch
 from record import options, write
 from torch import Tensor
 
+from molvae.chemistry.brackets import selfies_of
 from molvae.chemistry.describe import canonical
 from molvae.chemistry.standardise import Rejected, parse
 from molvae.chemistry.symbols import decode
@@ -139,7 +140,7 @@ def score(strings: Strings, vocabulary: Vocabulary) -> float:
     found = []
     for ids in strings.ids.tolist():
         try:
-            found.append(canonical(parse(decode(vocabulary.text(ids), vocabulary.caps))))
+            found.append(canonical(parse(decode(selfies_of(vocabulary, ids), vocabulary.caps))))
         except Rejected:
             continue
     return fcd.frechet_distance(fcd.moses_test(), fcd.statistics(found))

@@ -162,6 +162,9 @@ class SampleSettings(Section):
         le=1000,
         description="strings written at most for a sample, until one is stable: the same after decoding and encoding",
     )
+    rounds: int = Field(
+        0, ge=0, le=1000, description="times that each string is encoded and written again: from the prior to the data"
+    )
 
 
 class ValidateSettings(Section):

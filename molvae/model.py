@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from molvae.checkpoints import CARD, load_model
+from molvae.chemistry.brackets import bracketed, plain, selfies_of
 from molvae.chemistry.stable import are_stable
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import decode, encode
@@ -39,7 +40,7 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
     network, vocabulary, card = load_model(Path(folder))
     for symbol in vocabulary.symbols:  # said here, not after an hour of sampling
         try:
-            decode([symbol], vocabulary.caps)
+            decode(plain([symbol]), vocabulary.caps)
         except ModelFileError as err:
             raise ModelFileError(f"{Path(folder) / CARD}: {err}") from None
     return Model(network.to(device), vocabulary, card)
@@ -49,7 +50,7 @@ def stable(vocabulary: Vocabulary, workers: Workers = ALONE) -> Accept:
     """A function that tells which decoded strings are stable, see `molvae.chemistry.stable`."""
 
     def accept(strings: Strings) -> np.ndarray:
-        symbols = [vocabulary.text(ids) for ids in strings.ids.tolist()]
+        symbols = [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
         tasks = [(symbols[at : at + TASK_STRINGS], vocabulary.caps) for at in range(0, len(symbols), TASK_STRINGS)]
         return np.array([one for part in workers.in_order(are_stable, tasks) for one in part], dtype=bool)
 
@@ -75,6 +76,7 @@ class Model:
         temperature: float = 1.0,
         max_tokens: int = 128,
         attempts: int = 32,
+        rounds: int = 0,
         threads: int = 1,
     ) -> list[str]:
         """Exactly `n` SMILES from the prior; the i-th depends on (seed, i) only.
@@ -84,12 +86,14 @@ class Model:
         Args:
             attempts: strings written at most for a sample until one is stable (`molvae.chemistry.stable`); 1 takes the
                 first as it is.
+            rounds: times that each string is encoded and written again from a draw of its posterior, which moves
+                samples from the prior to where the data lie (`molvae.sampling`).
         """
         if n < 1:
             raise MolvaeError(f"n is {n}; ask for at least one sample.")
         strings = sample_prior(
             self.network, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
-            accept=stable(self.vocabulary) if attempts > 1 else None, attempts=attempts,
+            accept=stable(self.vocabulary) if attempts > 1 else None, attempts=attempts, rounds=rounds,
         )  # fmt: skip
         return [self.smiles(symbols) for symbols in self.symbols(strings)]
 
@@ -129,7 +133,7 @@ class Model:
 
     def symbols(self, strings: Strings) -> Iterable[list[str]]:
         """SELFIES symbols of decoded strings."""
-        return map(self.vocabulary.text, strings.ids.tolist())
+        return (selfies_of(self.vocabulary, ids) for ids in strings.ids.tolist())
 
     def smiles(self, symbols: Sequence[str]) -> str:
         """SMILES of SELFIES symbols under this model's own bonding caps; not canonical."""
@@ -149,7 +153,7 @@ class Model:
         settings = self.card["settings"].get("featurize", {})
         chosen = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
         try:
-            symbols = encode(standardise(text, **chosen))
+            symbols = bracketed(encode(standardise(text, **chosen)))
         except Rejected as why:
             log.warning("row %d, %r: %s", row, text, why)
             return []

@@ -1,9 +1,14 @@
 """Writing molecules from latent points, so that sample i depends on (seed, i) and nothing else.
 
-Indices fall into chunks of fixed size. A chunk is always decoded whole, with random numbers drawn on the CPU from
-a stream of its own and with one thread, because the last bit of a matrix product depends on batch and threads.
-Within a chunk, strings that have ended leave the batch, which again depends on nothing but the chunk. Strings that are
-not accepted are written again, from other latent points: those of a chunk together.
+Indices fall into chunks of fixed size, with random numbers drawn on the CPU from a stream of their own. A batch is a
+chunk, on a GPU several; it is always decoded whole and with one thread, because the last bit of a matrix product
+depends on batch and threads. Within a batch, strings that have ended leave, which again depends on nothing but the
+batch. Strings that are not accepted are written again, from other latent points: those of a batch together.
+
+A string may be read by the encoder and written again from a draw of its posterior, some rounds long: a Markov chain
+whose first state comes from the prior, and whose stationary distribution is that of the data as far as encoder and
+decoder fit together. Where the prior and the aggregate posterior differ, it goes from the one to the other.
+Sources: Rezende et al. 2014 (arXiv:1401.4082), appendix F; Bengio et al. 2013 (arXiv:1305.6663) on where it ends.
 """
 
 from __future__ import annotations
@@ -22,8 +27,10 @@ from torch import Tensor
 from molvae.decoding import Strings, decode_points
 from molvae.seeds import generator
 from molvae.vae import VAE
+from molvae.vocabulary import EOS, PAD
 
 CHUNK = 512  # part of the contract: another size gives other molecules for the same seed
+BATCH_CHUNKS = {"cuda": 16}  # of other devices 1. Part of the contract, too: a GPU is idle over a single chunk
 
 
 Points = Callable[[int, int], Tensor]  # (chunk, attempt) -> latent points of the chunk's strings, (CHUNK or fewer, Z)
@@ -58,20 +65,22 @@ def sample_prior(
     threads: int = 1,
     accept: Accept | None = None,
     attempts: int = 1,
+    rounds: int = 0,
 ) -> Samples:
     """Samples number start … stop − 1 from the model's prior.
 
-    The same whatever start, stop and threads are on one kind of device. See `sample_from` for `accept` and `attempts`.
+    The same whatever start, stop and threads are on one kind of device. See `sample_from` for the last three.
     """
 
     def points(chunk: int, attempt: int) -> Tensor:
         with torch.inference_mode():
             return model.prior.draw(CHUNK, _stream(seed, "prior", chunk, attempt))
 
-    first, last = start // CHUNK, -(-stop // CHUNK)
+    together = _chunks_together(model)
+    first, last = start // (CHUNK * together) * together, -(-stop // (CHUNK * together)) * together
     samples = sample_from(
         model, points, range(first, last), seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
-        accept=accept, attempts=attempts,
+        accept=accept, attempts=attempts, rounds=rounds,
     )  # fmt: skip
     return samples.rows(slice(start - first * CHUNK, stop - first * CHUNK))
 
@@ -98,23 +107,41 @@ def sample_from(
     threads: int = 1,
     accept: Accept | None = None,
     attempts: int = 1,
+    rounds: int = 0,
 ) -> Samples:
     """One string for each of the `points` of each chunk.
 
     Args:
         accept: strings that it does not take are written again, from the points and random numbers of the next attempt.
         attempts: at most so many; the last one stays, taken or not.
+        rounds: how often a string is read by the encoder and written again from there before it is looked at.
     """
 
-    def write(chunk: int, attempt: int, rows: np.ndarray | slice = slice(None)) -> Strings:
-        z = points(chunk, attempt)
-        uniforms = torch.rand((max_tokens, len(z)), generator=_stream(seed, "tokens", chunk, attempt))
-        return decode_points(model, z[rows], uniforms[:, rows], temperature)
+    together = _chunks_together(model)
+    batches = [chunks[at : at + together] for at in range(0, len(chunks), together)]
+    size = CHUNK * together
+
+    def write(batch: range, attempt: int, rows: np.ndarray | slice = slice(None)) -> Strings:
+        starts = [points(chunk, attempt) for chunk in batch]
+        z, counts = torch.cat(starts)[rows], [len(some) for some in starts]
+
+        def random(draw: Callable[..., Tensor], purpose: str, width: int, turn: int) -> Tensor:
+            streams = [_stream(seed, purpose, chunk, attempt, turn) for chunk in batch]
+            drawn = [draw((width, n), generator=one) for n, one in zip(counts, streams, strict=True)]
+            return torch.cat(drawn, dim=1)[:, rows]
+
+        strings = decode_points(model, z, random(torch.rand, "tokens", max_tokens, 0), temperature)
+        for turn in range(1, rounds + 1):
+            mu, logvar = _read(model, strings)
+            noise = random(torch.randn, "posterior", model.latent_dim, turn).T.to(mu.device)
+            z = mu + noise * (0.5 * logvar).exp()
+            strings = decode_points(model, z, random(torch.rand, "tokens", max_tokens, turn), temperature)
+        return strings
 
     def rewrite(attempt: int, rows: np.ndarray) -> Strings:
-        return write(chunks[rows[0] // CHUNK], attempt, rows % CHUNK)
+        return write(batches[rows[0] // size], attempt, rows % size)
 
-    strings = _join(_in_threads(lambda chunk: write(chunk, 0), chunks, threads), max_tokens)
+    strings = _join(_in_threads(lambda batch: write(batch, 0), batches, threads), max_tokens)
     tried, accepted = np.ones(len(strings.ids), np.int64), np.ones(len(strings.ids), bool)
     if accept is not None:
         accepted = accept(strings)
@@ -122,8 +149,8 @@ def sample_from(
             left = np.flatnonzero(~accepted)
             if not len(left):
                 break
-            of_chunk = np.split(left, np.flatnonzero(np.diff(left // CHUNK)) + 1)
-            again = _join(_in_threads(partial(rewrite, attempt), of_chunk, threads), max_tokens)
+            of_batch = np.split(left, np.flatnonzero(np.diff(left // size)) + 1)
+            again = _join(_in_threads(partial(rewrite, attempt), of_batch, threads), max_tokens)
             for name in ("ids", "log_probability", "finished"):
                 getattr(strings, name)[left] = getattr(again, name)
             tried[left] += 1
@@ -131,9 +158,23 @@ def sample_from(
     return Samples(strings.ids, strings.log_probability, strings.finished, tried, accepted)
 
 
-def _stream(seed: int, purpose: str, chunk: int, attempt: int) -> torch.Generator:
+def _chunks_together(model: VAE) -> int:
+    return BATCH_CHUNKS.get(next(model.parameters()).device.type, 1)
+
+
+def _stream(seed: int, purpose: str, chunk: int, attempt: int, turn: int = 0) -> torch.Generator:
     """A generator for a chunk's attempt; that of the first does not depend on how many may follow."""
-    return generator(seed, purpose, chunk, attempt) if attempt else generator(seed, purpose, chunk)
+    return generator(seed, purpose, chunk, *((attempt, turn) if turn else (attempt,) if attempt else ()))
+
+
+@torch.inference_mode()
+def _read(model: VAE, strings: Strings) -> tuple[Tensor, Tensor]:
+    """Posterior, (n, Z) each, of decoded strings; one without tokens is read as its end."""
+    device = next(model.parameters()).device
+    ids = torch.from_numpy(strings.ids.T).to(device)
+    lengths = ((ids != EOS) & (ids != PAD)).sum(0).clamp(min=1)
+    mu, logvar = model.encoder(ids, lengths)
+    return mu, logvar
 
 
 def _in_threads(work: Callable[[Any], Strings], items: Sequence[Any], threads: int) -> Iterator[Strings]:

@@ -1,4 +1,7 @@
-"""Tokens and their ids: four distinct special ones, then the SELFIES symbols, sorted, then merged tokens."""
+"""Tokens and their ids: four distinct special ones, then the symbols of the data, sorted, then merged tokens.
+
+Symbols are those of `molvae.chemistry.brackets`: SELFIES, with brackets in place of its numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from molvae.errors import ModelFileError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Vocabulary:
     """The tokens a model knows and the chemistry they are read with.
 
     Attributes:
-        symbols: SELFIES symbols; symbol k has id len(SPECIAL) + k.
+        symbols: of SELFIES with brackets; symbol k has id len(SPECIAL) + k.
         caps: bonding caps, element and charge -> most bonds (see `molvae.chemistry.symbols`).
         merges: pairs of earlier ids that make up a merged token each (see `molvae.merges`).
     """

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,8 +75,8 @@ class Packed:
         return untrained(len(self.vocabulary), sizes, seed)
 
 
-def read(path: Path) -> Packed:
-    """A file that pack.py wrote."""
+def read(path: Path, merges: int | None = None) -> Packed:
+    """A file that pack.py wrote, with all of its merged tokens or only so many of the first; 0: a token a symbol."""
     with np.load(path) as file:
         arrays = dict(file)
     about = json.loads(arrays["about"].tobytes())
@@ -88,7 +88,25 @@ def read(path: Path) -> Packed:
     }
     variants = _token_set(arrays["variant_ids"], arrays["variant_lengths"]) if "variant_ids" in arrays else None
     vocabulary = Vocabulary.from_json(about["vocabulary"], str(path))
+    if merges is not None:
+        splits = {name: _taken_apart(part, vocabulary, merges) for name, part in splits.items()}
+        variants = None if variants is None else _taken_apart(variants, vocabulary, merges)
+        vocabulary = replace(vocabulary, merges=vocabulary.merges[:merges])
     return Packed(splits, variants, vocabulary, about["defaults"], about["commit"])
+
+
+def _taken_apart(molecules: TokenSet, vocabulary: Vocabulary, merges: int) -> TokenSet:
+    """The molecules as the first so many merges alone would have made them."""
+    first = len(vocabulary) - len(vocabulary.merges)
+    parts: list[tuple[int, ...]] = [(k,) for k in range(first + merges)]
+    for one, other in vocabulary.merges[merges:]:
+        parts.append(parts[one] + parts[other])
+    sizes = np.array([len(part) for part in parts])
+    starts, flat = np.cumsum(sizes) - sizes, np.array([k for part in parts for k in part], np.uint16)
+    counts = sizes[molecules.ids]
+    ends = np.cumsum(counts)
+    ids = flat[np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[molecules.ids] - (ends - counts), counts)]
+    return TokenSet(ids, np.concatenate([[0], ends])[molecules.offsets])
 
 
 def _token_set(ids: np.ndarray, lengths: np.ndarray) -> TokenSet:

@@ -208,7 +208,7 @@ def drawing(
     model: VAE, precision: str, device: torch.device, limit: int, threads: int, seconds: float
 ) -> dict[str, Any]:
     """The product's own call."""
-    count, lengths = CHUNKS[device.type][1] * CHUNK, []
+    count, lengths = CHUNKS[device.type][-1] * CHUNK, []
 
     def work() -> None:
         with arithmetic(precision, device):

@@ -33,6 +33,7 @@ def options() -> argparse.ArgumentParser:
         command = commands.add_parser(name)
         command.add_argument("--tokens", type=Path, required=True, help="file that pack.py wrote")
         command.add_argument("--out", type=Path, required=True, help="folder for the results")
+        command.add_argument("--merges", type=int, help="only the first so many merged tokens; 0: a token a symbol")
         command.add_argument("--device", default="cuda", help="cuda or cpu")
         if name != "train":
             command.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
@@ -71,7 +72,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    packed, out = read(arguments.tokens), arguments.out
+    packed, out = read(arguments.tokens, arguments.merges), arguments.out
     out.mkdir(parents=True, exist_ok=True)
     say(f"{arguments.command} on {device}: {', '.join(f'{k} {len(v)}' for k, v in packed.splits.items())} molecules")
     if arguments.command == "train":

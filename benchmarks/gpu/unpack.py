@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from weights import read_weights
 
 from molvae.checkpoints import WEIGHTS, save_model, save_prior
+from molvae.chemistry.brackets import selfies_of
 from molvae.chemistry.symbols import decode
 from molvae.config import ModelSettings, PriorSettings
 from molvae.files import fingerprint, read_json, sha256, write_json
@@ -50,13 +51,13 @@ def unpack(run: Path, tokens: Path, out: Path, workers: int) -> None:
     held_out = sets.pop("held_out")
     figures, (reference, training) = {}, held_against(tokens)
     for name, part in sets.items():
-        symbols = [vocabulary.text(ids) for ids in part["ids"]]
+        symbols = [selfies_of(vocabulary, ids) for ids in part["ids"]]
         rows = describe_strings(symbols, vocabulary.caps, identity_only=True, workers=workers)
         forms, is_stable = rows["canonical"].tolist(), rows["is_stable"].to_numpy(bool)
         write_table(out, name, symbols, part | {"stable": is_stable}, vocabulary)
         if name == "greedy":
             known = [ids if UNK not in ids else [] for ids in held_out["ids"]]  # no model writes what it does not know
-            texts = [vocabulary.text(ids) for ids in known]
+            texts = [selfies_of(vocabulary, ids) for ids in known]
             wanted = describe_strings(texts, vocabulary.caps, identity_only=True, workers=workers)["canonical"]
             same = [form == original != "" for form, original in zip(forms, wanted, strict=True)]
             figures[name] = {"same_molecule": float(np.mean(same))}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molvae.chemistry.brackets import selfies_of
 from molvae.dataset import TokenSet
 from molvae.encoding import some_posteriors
 from molvae.sampling import CHUNK, Accept, sample_from, sample_prior
@@ -19,7 +20,7 @@ def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int
     random = np.random.default_rng(derive(seed, "random tokens"))
     drawn = random.choice(lengths, n)
     ids = random.integers(len(SPECIAL), len(vocabulary), drawn.sum())
-    return [vocabulary.text(part) for part in np.split(ids, np.cumsum(drawn)[:-1])]
+    return [selfies_of(vocabulary, part) for part in np.split(ids, np.cumsum(drawn)[:-1])]
 
 
 def shuffled_latents(
@@ -46,7 +47,7 @@ def shuffled_latents(
         model, lambda chunk, _: points[chunk * CHUNK : (chunk + 1) * CHUNK], range(-(-n // CHUNK)), seed=seed,
         temperature=temperature, max_tokens=max_tokens, threads=threads,
     )  # fmt: skip
-    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
 
 
 def first_strings(
@@ -54,7 +55,7 @@ def first_strings(
 ) -> list[list[str]]:
     """The first string that the model writes for each of `n` samples, stable or not: what more attempts are worth."""
     strings = sample_prior(model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
-    return [vocabulary.text(ids) for ids in strings.ids.tolist()]
+    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
 
 
 def aggregate_posterior(
@@ -89,11 +90,11 @@ def aggregate_posterior(
         model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,
         threads=threads, accept=accept, attempts=attempts,
     )  # fmt: skip
-    return [vocabulary.text(ids) for ids in strings.ids.tolist()], int(strings.attempts.sum())
+    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()], int(strings.attempts.sum())
 
 
 def training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:
     """`n` training molecules (all of them where there are fewer): what a perfect memory would sample, the ceiling."""
     random = np.random.default_rng(derive(seed, "training molecules"))
     rows = random.choice(len(train), min(n, len(train)), replace=False)
-    return [vocabulary.text(train[row]) for row in rows]
+    return [selfies_of(vocabulary, train[row]) for row in rows]

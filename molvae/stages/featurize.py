@@ -25,6 +25,7 @@ import pyarrow.parquet
 
 from molvae import merges
 from molvae.books import close_books
+from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.standardise import Rejected, randomise, standardise
 from molvae.chemistry.symbols import caps_for, encode
 from molvae.errors import DataError
@@ -98,7 +99,7 @@ def _featurize_row(
             neutralise=settings.neutralise,
             stereo=settings.stereo,
         )
-        found = encode(smiles)
+        found = bracketed(encode(smiles))
         if len(found) > settings.max_tokens:
             raise Rejected("too_long", f"{len(found)} symbols, featurize.max_tokens is {settings.max_tokens}")
     except Rejected as why:
@@ -115,7 +116,7 @@ def _variants(smiles: str, canonical: list[str], settings: FeaturizeSettings) ->
     variants = []
     for spelling in randomise(smiles, settings.variants):
         try:
-            found = encode(spelling)
+            found = bracketed(encode(spelling))
         except Rejected:
             continue
         if len(found) <= settings.max_tokens:

@@ -76,6 +76,7 @@ def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, thr
             model.network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
             max_tokens=settings.max_tokens, threads=threads,
             accept=models.stable(model.vocabulary, workers) if several else None, attempts=settings.attempts,
+            rounds=settings.rounds,
         )  # fmt: skip
     symbols = list(model.symbols(strings))
     columns = {
@@ -104,7 +105,8 @@ def sample(blocks: Sequence[Path], settings: SampleSettings, out: Path) -> dict[
             stable, written = stable + _sum(table, "stable"), written + _sum(table, "attempts")
     return close_books(
         out / "books.json", "sample", rows_in=settings.n, kept=count, rejected={}, seed=settings.seed,
-        temperature=settings.temperature, cut_at_max_tokens=cut, strings_written=written, stable=stable,
+        temperature=settings.temperature, rounds=settings.rounds, cut_at_max_tokens=cut, strings_written=written,
+        stable=stable,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def validate(
     molecules["is_novel"] = molecules["is_valid"] & ~known(molecules["canonical"].tolist(), training.canonical)
     content = {
         **found, "n_samples": len(molecules), "seed": drawn.seed, "temperature": drawn.temperature,
-        "attempts": drawn.attempts, "versions": versions(),
+        "attempts": drawn.attempts, "rounds": drawn.rounds, "versions": versions(),
     }  # fmt: skip
     write_json(out / "metrics.json", content)
     molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(out / "molecules.parquet", index=False)

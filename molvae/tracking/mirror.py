@@ -300,7 +300,7 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    columns = {"n": "long", "seed": "long", "temperature": "double", "attempts": "long"}
+    columns = {"n": "long", "seed": "long", "temperature": "double", "attempts": "long", "rounds": "long"}
     asked = [ColSpec(kind, name, required=False) for name, kind in columns.items()]
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(record=True):  # about type hints
         mlflow.pyfunc.save_model(

@@ -12,7 +12,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-DEFAULTS = {"n": 1000, "seed": 0, "temperature": 1.0, "attempts": 32}
+DEFAULTS = {"n": 1000, "seed": 0, "temperature": 1.0, "attempts": 32, "rounds": 0}
 
 
 class Sampler(PythonModel):
@@ -28,7 +28,8 @@ class Sampler(PythonModel):
         """Draw molecules.
 
         Args:
-            model_input: one row with any of the columns n (default 1000), seed (0), temperature (1.0), attempts (32).
+            model_input: one row with any of the columns n (default 1000), seed (0), temperature (1.0), attempts (32),
+                rounds (0).
         Returns:
             A table of n rows with the column `smiles`; the same request gives the same rows.
         Raises:

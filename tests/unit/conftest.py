@@ -42,18 +42,20 @@ def strings(smiles) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def vocabulary(strings):
+    from molvae.chemistry.brackets import bracketed
     from molvae.chemistry.symbols import caps_for
     from molvae.vocabulary import Vocabulary
 
-    symbols = {symbol for string in strings for symbol in string}
+    symbols = {symbol for string in strings for symbol in bracketed(string)}
     return Vocabulary.build(symbols, caps_for(symbols))
 
 
 @pytest.fixture(scope="session")
 def tokens(strings, vocabulary):
+    from molvae.chemistry.brackets import bracketed
     from molvae.dataset import TokenSet
 
-    return TokenSet.of([vocabulary.ids(string) for string in strings])
+    return TokenSet.of([vocabulary.ids(bracketed(string)) for string in strings])
 
 
 @pytest.fixture

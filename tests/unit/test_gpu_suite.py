@@ -103,6 +103,40 @@ def test_what_a_machine_without_our_libraries_trains_comes_back_as_a_model(
     assert [line.split()[0] for line in shown.splitlines()] == ["prior", "flow", "mixture", "posterior", "greedy"]
 
 
+def test_the_first_merges_alone_are_what_the_others_are_taken_apart_to(featurised, programs, tmp_path):
+    import common
+    import pack
+
+    from molvae.merges import Merger
+
+    pack.pack(featurised(train=22, valid=6, merges=30), tmp_path / "packed.npz")
+    single, some, all_of_them = (common.read(tmp_path / "packed.npz", merges) for merges in (0, 7, None))
+    assert len(some.vocabulary.merges) == 7 < len(all_of_them.vocabulary.merges)
+    for split, molecules in some.splits.items():
+        ids, lengths = Merger(some.vocabulary).apply(single.splits[split].ids, single.splits[split].lengths)
+        assert np.array_equal(molecules.ids, ids) and np.array_equal(molecules.lengths, lengths)
+        other = all_of_them.splits[split]
+        for row in range(len(molecules)):
+            assert some.vocabulary.text(molecules[row]) == all_of_them.vocabulary.text(other[row])
+
+
+def test_controls_are_the_same_molecules_in_other_symbols(featurised, programs, tmp_path):
+    import common
+    import pack
+
+    from molvae.chemistry.symbols import encode
+
+    tokens = featurised(train=22, valid=6, merges=30)
+    for symbols in ("smiles", "selfies"):
+        pack.pack(tokens, tmp_path / f"{symbols}.npz", symbols)
+    table = pyarrow.parquet.read_table(tokens / "molecules.parquet").to_pandas()
+    molecules = table.loc[table["split"] == "train", "smiles"].tolist()
+    smiles, selfies = (common.read(tmp_path / f"{symbols}.npz") for symbols in ("smiles", "selfies"))
+    assert ["".join(smiles.vocabulary.text(smiles.train[row])) for row in range(22)] == molecules
+    assert [selfies.vocabulary.text(selfies.train[row]) for row in range(22)] == [encode(one) for one in molecules]
+    assert len(smiles.vocabulary.merges) == 30
+
+
 def test_many_weights_are_cut_into_parts_and_come_back_in_bfloat16_where_the_others_are_missing(
     programs, monkeypatch, tmp_path
 ):

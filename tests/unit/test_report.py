@@ -382,7 +382,7 @@ def test_samples_that_ran_out_of_attempts_are_a_warning(folder, stable: int, wri
 def test_the_page_tells_how_to_get_the_same_again(page: str) -> None:
     text = text_of(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text
-    command = "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --attempts 1"
+    command = "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --attempts 1 --rounds 0"
     assert f"{command} --out samples.csv" in text
 
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from molvae import decoding, sampling
+from molvae.dataset import TokenSet
 from molvae.decoding import _choose, decode_points
+from molvae.encoding import posterior
 from molvae.sampling import CHUNK, sample_at, sample_prior
 from molvae.seeds import generator
 from molvae.vae import untrained
@@ -26,6 +28,7 @@ def model(vocabulary, sizes):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter *= 3
+        network.decoder.state_to_logits.bias[EOS] += 0.7  # so that some strings end
     return network
 
 
@@ -239,6 +242,43 @@ def test_points_of_ones_own_are_decoded_as_those_of_the_prior_are(model, whole):
     assert len(strings.ids) == N
     assert same(strings.rows(slice(2 * CHUNK)), whole.rows(slice(2 * CHUNK)))  # the last chunk is not whole there
     assert np.isclose(strings.log_probability, whole.log_probability, rtol=1e-4).mean() > 0.8
+
+
+def test_rounds_go_on_from_the_posterior_of_the_string_before(model):
+    rules = {"seed": 5, "temperature": 1.0, "max_tokens": LIMIT}
+    first, again, twice = (sample_prior(model, 0, 100, rounds=rounds, **rules) for rounds in (0, 1, 2))
+    assert not same(first, again) and not same(again, twice)
+    whole = sample_prior(model, 0, CHUNK, **rules)
+    molecules = [[k for k in ids if k not in (PAD, EOS)] for ids in whole.ids.tolist()]
+    mu, logvar = posterior(model, TokenSet.of([ids or [EOS] for ids in molecules]))
+    noise = torch.randn((model.latent_dim, CHUNK), generator=generator(5, "posterior", 0, 0, 1)).T
+    uniforms = torch.rand((LIMIT, CHUNK), generator=generator(5, "tokens", 0, 0, 1))
+    by_hand = decode_points(model, mu + noise * (0.5 * logvar).exp(), uniforms, 1.0)
+    agree = [a.tolist()[: len(b)] == b.tolist() for a, b in zip(again.ids, by_hand.ids[:100, :LIMIT], strict=True)]
+    assert np.mean(agree) > 0.95
+
+
+def test_several_chunks_in_a_batch_are_the_same_samples_for_any_stretch(model, monkeypatch, whole):
+    def accept(strings):
+        return strings.ids[:, 0] % 2 == 0
+
+    monkeypatch.setitem(sampling.BATCH_CHUNKS, "cpu", 2)  # as on a GPU
+    rules = {"seed": 5, "temperature": 1.0, "max_tokens": LIMIT}
+    assert np.mean(sample_prior(model, 0, N, **rules).ids == whole.ids) > 0.95  # the same random numbers
+    rules |= {"accept": accept, "attempts": 3}
+    every = sample_prior(model, 0, 4 * CHUNK, **rules)
+    for start, stop in ((0, 10), (CHUNK - 5, CHUNK + 9), (2 * CHUNK - 3, 3 * CHUNK + 1)):
+        assert same(sample_prior(model, start, stop, **rules), every.rows(slice(start, stop)))
+
+
+def test_rounds_depend_on_seed_and_index_only(model):
+    def accept(strings):
+        return strings.ids[:, 0] % 2 == 0
+
+    rules = {"seed": 5, "temperature": 1.0, "max_tokens": LIMIT, "rounds": 2, "accept": accept, "attempts": 3}
+    whole = sample_prior(model, 0, 2 * CHUNK + 20, **rules)
+    part = sample_prior(model, CHUNK - 5, CHUNK + 9, threads=2, **rules)
+    assert same(part, whole.rows(slice(CHUNK - 5, CHUNK + 9)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

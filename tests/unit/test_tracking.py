@@ -115,7 +115,7 @@ class Stub:
     def __init__(self, folder):
         assert (Path(folder) / "model.safetensors").read_text() == "tensors"
 
-    def sample(self, n, *, seed, temperature, attempts):
+    def sample(self, n, *, seed, temperature, attempts, rounds):
         return [f"C{seed}{temperature}{'' if attempts == 32 else attempts}"] * n
 
 

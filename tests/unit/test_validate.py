@@ -108,7 +108,7 @@ def test_every_figure_says_what_it_is_and_stands_beside_its_null_and_its_ceiling
     assert found["kept_tokens"]["baselines"]["training_molecules"] == 1
     assert found["stable"]["baselines"]["training_molecules"] == 1 > found["stable"]["baselines"]["first_strings"]
     assert found["stable"]["baselines"]["aggregate_posterior"] < 1  # of all that were written for it
-    assert found["kept_tokens"]["baselines"]["random_tokens"] < 0.8
+    assert found["kept_tokens"]["baselines"]["random_tokens"] < 0.9
     assert found["Novelty"]["baselines"]["training_molecules"] == 0
     assert headline(tmp_path / "out" / "metrics.json")["Novelty/training_molecules"] == 0
 

@@ -62,7 +62,7 @@ def test_a_file_without_one_of_its_keys_is_refused_by_name(key):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("format_version", 2), ("special", ["<pad>", "<eos>", "<bos>", "<unk>"]), ("symbols", ["[C]", 7]),
+    [("format_version", 1), ("special", ["<pad>", "<eos>", "<bos>", "<unk>"]), ("symbols", ["[C]", 7]),
      ("symbols", ["[C]", "[C]"]), ("caps", {"C": "4"}), ("caps", {"C": 1.5})],
 )  # fmt: skip
 def test_a_file_of_another_version_is_refused(key, value):
