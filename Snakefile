@@ -9,6 +9,7 @@
 #                                                    books.json; prior: prior.safetensors prior.json
 # results/{experiment}/samples/                      sample: samples.parquet books.json
 # results/{experiment}/validation/                   validate: molecules.parquet reference.parquet metrics.json books.json
+# results/{experiment}/latent/                       latent: card.json
 # results/{experiment}/report.html                   report
 # results/comparison/                                compare: comparison.json comparison.html, of two experiments or more
 # results/{experiment}/{tracking,checkpoints}/       records for MLflow and resume files: not outputs, so that Snakemake
@@ -32,6 +33,7 @@ include: "workflow/rules/featurize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/prior.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/latent.smk"
 include: "workflow/rules/reference.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/compare.smk"
@@ -54,6 +56,7 @@ rule all:
             stage=["tokens", "model", "samples", "validation"],
         ),
         expand("results/{experiment}/model/prior.json", experiment=list(EXPERIMENTS)),
+        expand("results/{experiment}/latent/card.json", experiment=list(EXPERIMENTS)),
         expand("results/{experiment}/report.html", experiment=list(EXPERIMENTS)),
         "results/comparison/comparison.html" if len(GENERATORS) > 1 else [],
 

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import peer
 from record import median, options, run_measured, write
 
 SHOWN = ("FCD/Test", "SNN/Test", "Scaf/Test", "IntDiv", "FCD/TestSF")
@@ -22,20 +21,22 @@ CLOSE = 1e-3  # largest relative difference of a value
 
 def theirs(file: Path, threads: int) -> dict[str, float]:
     """What the wheel returns."""
+    import peer  # not at the top: our worker processes read this file, and should not import torch for it
+
     with tempfile.TemporaryDirectory() as folder:
         return peer.moses_metrics(Path(folder)).get_all_metrics(file.read_text().split(), n_jobs=threads)
 
 
 def ours(file: Path, threads: int) -> dict[str, float]:
     """The same figures from molvae."""
+    from molvae.metrics.rows import describe_all, prepare
     from molvae.parallel import Workers
 
     with Workers(threads) as workers:
-        workers.start()
+        workers.start(prepare)
         import torch
 
         from molvae.metrics.figures import SampleSet, compute, moses_figures
-        from molvae.metrics.rows import describe_all
         from molvae.stages.reference import cache_folder, cached_references, cached_training
 
         torch.set_num_threads(threads)

@@ -149,7 +149,7 @@ def sample(
     sample: Any,
     out: Annotated[str, typer.Option("--out", help="file .csv, .parquet or .smi; - is stdout; a folder with --gather")],
     inputs: Annotated[list[Path] | None, typer.Argument(help="blocks, with --gather")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="model folder")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="model folder, or pretrained:NAME")] = None,
     share: ShareOption = "", gather: Gather = False, threads: Threads = CORES, gpus: Gpus = 1,
 ) -> None:  # fmt: skip
     """Draw exactly n molecules from the prior; the i-th depends on (seed, i) only."""
@@ -169,6 +169,104 @@ def sample(
         stage.sample_block(model, sample, Path(out), share=Share.parse(share), device=device, threads=threads)
     else:
         stage.sample_file(model, sample, out, device=device, threads=threads)
+
+
+@app.command()
+@with_settings("latent")
+def latent(
+    model: Annotated[Path, typer.Argument(help="model folder, or pretrained:NAME")],
+    molecules: Annotated[
+        Path, typer.Argument(help="molecules it was not trained on; of `featurize`'s molecules.parquet those held out")
+    ],
+    out: Out, latent: Any, threads: Threads = CORES,
+) -> None:  # fmt: skip
+    """Measure the latent space: used, filled, reconstructing, complete, continuous; with a verdict."""
+    from molvae import tracking
+    from molvae.stages import latent as stage
+
+    with tracking.stage("latent", experiment_dir=out.parent, params=latent.model_dump()) as run:
+        card = stage.latent(model, molecules, latent, out, threads=threads)
+        run.log(stage.headline(card))
+        run.artifact(out / "card.json")
+    print(f"latent: {card['verdict']}: {card['meaning']}")
+
+
+ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pretrained:NAME")]
+Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
+Column = Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")]
+Seed = Annotated[int, typer.Option("--seed", help="of all random numbers")]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 takes the likeliest token at each step; above, they are drawn")
+]
+
+
+@app.command()
+def encode(
+    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
+    model: ModelOption, out: Table, column: Column = None,
+) -> None:  # fmt: skip
+    """Where molecules lie in the latent space: mean and log-variance of each, a row for each row."""
+    from molvae.stages import points
+
+    points.check_suffix(out)
+    points.write(points.encode(file, model, column), out)
+
+
+@app.command()
+def decode(
+    file: Annotated[Path, typer.Argument(help="table with columns z_0 … or mu_0 …, as `molvae encode` writes it")],
+    model: ModelOption, out: Table,
+    draws: Annotated[int, typer.Option(min=1, help="molecules written for each point")] = 1,
+    temperature: Temperature = 0.0, seed: Seed = 0,
+) -> None:  # fmt: skip
+    """Molecules at latent points."""
+    from molvae.stages import points
+
+    points.check_suffix(out)
+    points.write(points.decode(file, model, draws=draws, temperature=temperature, seed=seed), out)
+
+
+@app.command()
+def likelihood(
+    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
+    model: ModelOption, out: Table, column: Column = None,
+    draws: Annotated[int, typer.Option(min=1, help="of each latent point: more come nearer to log p(x)")] = 16,
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """How likely the model holds molecules to be: a lower bound of log p(x), nats."""
+    from molvae.stages import points
+
+    points.check_suffix(out)
+    points.write(points.likelihood(file, model, column, draws=draws, seed=seed), out)
+
+
+@app.command()
+def interpolate(
+    start: Annotated[str, typer.Argument(help="SMILES")],
+    end: Annotated[str, typer.Argument(help="SMILES")],
+    model: ModelOption, out: Table = "-",
+    steps: Annotated[int, typer.Option(min=2, help="points on the way, both ends included")] = 8,
+) -> None:  # fmt: skip
+    """Molecules on the way from one to another."""
+    from molvae.stages import points
+
+    points.check_suffix(out)
+    points.write(points.interpolate(start, end, model, steps), out)
+
+
+@app.command()
+def neighbors(
+    smiles: Annotated[str, typer.Argument(help="SMILES")],
+    model: ModelOption, out: Table = "-",
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="latent points drawn")] = 100,
+    radius: Annotated[float, typer.Option(min=0, help="1: draws of the molecule's posterior; 0: its mean")] = 0.5,
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """What the model writes near a molecule, with how often and how similar it is."""
+    from molvae.stages import points
+
+    points.check_suffix(out)
+    points.write(points.neighbors(smiles, model, n, radius, seed=seed), out)
 
 
 @app.command()

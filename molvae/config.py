@@ -167,6 +167,14 @@ class SampleSettings(Section):
     )
 
 
+class LatentSettings(Section):
+    """The health card of the latent space."""
+
+    n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and points beside them")
+    max_tokens: int = Field(128, ge=1, le=4096, description="longest string written, in tokens; longer ones are cut")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of molecules and points")
+
+
 class ValidateSettings(Section):
     """What the samples are held against."""
 
@@ -206,6 +214,7 @@ class Settings(Section):
     prior: PriorSettings = Field(default_factory=PriorSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
     validate_: ValidateSettings = Field(default_factory=ValidateSettings, alias="validate")
+    latent: LatentSettings = Field(default_factory=LatentSettings)
 
     model_config = ConfigDict(populate_by_name=True)
 

@@ -1,4 +1,4 @@
-"""A trained model as a Python object: `molvae.load(folder)`, then sample, encode, decode."""
+"""A trained model as a Python object: `molvae.load(folder)`, then sample, and work in the latent space."""
 
 from __future__ import annotations
 
@@ -8,53 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from molvae.checkpoints import CARD, load_model
-from molvae.chemistry.brackets import bracketed, plain, selfies_of
-from molvae.chemistry.stable import are_stable
+from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.standardise import Rejected, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
 from molvae.encoding import posterior
-from molvae.errors import ModelFileError, MolvaeError
-from molvae.parallel import Workers
-from molvae.sampling import Accept, sample_prior
+from molvae.errors import MolvaeError
+from molvae.latent import likelihood, paths
+from molvae.metrics.rows import describe_all
+from molvae.metrics.tanimoto import similarity_of
+from molvae.opening import opened, stable, symbols_of
+from molvae.sampling import sample_prior
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import UNK, Vocabulary
 
 log = logging.getLogger(__name__)
 BATCH = 512
-TASK_STRINGS = 1024  # a few samples are not worth a process
-ALONE = Workers()
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
-    """Open a model folder (model.safetensors and model.json). Nothing in it is executed.
+    """Open a model folder (model.safetensors and model.json), or pretrained:NAME. Nothing in it is executed.
 
     Raises:
         ModelFileError: missing, damaged, or of another version; the message names the file.
     """
-    network, vocabulary, card = load_model(Path(folder))
-    for symbol in vocabulary.symbols:  # said here, not after an hour of sampling
-        try:
-            decode(plain([symbol]), vocabulary.caps)
-        except ModelFileError as err:
-            raise ModelFileError(f"{Path(folder) / CARD}: {err}") from None
-    return Model(network.to(device), vocabulary, card)
-
-
-def stable(vocabulary: Vocabulary, workers: Workers = ALONE) -> Accept:
-    """A function that tells which decoded strings are stable, see `molvae.chemistry.stable`."""
-
-    def accept(strings: Strings) -> np.ndarray:
-        symbols = [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
-        tasks = [(symbols[at : at + TASK_STRINGS], vocabulary.caps) for at in range(0, len(symbols), TASK_STRINGS)]
-        return np.array([one for part in workers.in_order(are_stable, tasks) for one in part], dtype=bool)
-
-    return accept
+    return Model(*opened(folder, device))
 
 
 class Model:
@@ -103,14 +86,65 @@ class Model:
         Molecules are standardised as the training data were. A row that is no molecule, or holds a symbol the
         vocabulary lacks, is NaN, and a warning names it.
         """
-        if isinstance(smiles, str):
-            raise MolvaeError("encode takes a list of SMILES; put the one you have into a list.")
-        ids = [self._ids(row, text) for row, text in enumerate(smiles)]
-        rows = np.array([row for row, found in enumerate(ids) if found], dtype=np.int64)
-        mu, logvar = (np.full((len(ids), self.latent_dim), np.nan, np.float32) for _ in range(2))
-        tokens = self._merged(TokenSet.of([ids[row] for row in rows]))
+        rows, tokens = self.tokens(smiles)
+        mu, logvar = (np.full((len(smiles), self.latent_dim), np.nan, np.float32) for _ in range(2))
         mu[rows], logvar[rows] = (part.numpy() for part in posterior(self.network, tokens))
         return mu, logvar
+
+    def log_likelihood(self, smiles: Sequence[str], *, draws: int = 16, seed: int = 0) -> np.ndarray:
+        """A lower bound of log p(x) of each molecule, (n,) nats, rows as in the input; NaN as in `encode`.
+
+        Args:
+            draws: of the latent point of each; 1 gives the ELBO, more come nearer to log p(x)
+                (`molvae.latent.likelihood`).
+        """
+        if draws < 1:
+            raise MolvaeError(f"draws is {draws}; at least one is needed.")
+        rows, tokens = self.tokens(smiles)
+        found = np.full(len(smiles), np.nan, np.float32)
+        found[rows] = likelihood.log_likelihood(self.network, tokens, draws, seed).numpy()
+        return found
+
+    def interpolate(
+        self, start: str, end: str, steps: int = 8, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Molecules on the way from one to another: SMILES decoded at `steps` points, both ends included.
+
+        The way keeps its distance from 0 as the ends have it (`molvae.latent.paths`). The ends are what the model makes
+        of the two molecules, which need not be they themselves. Of a molecule and itself all points are the same.
+
+        Raises:
+            MolvaeError: an end is no molecule, or holds a symbol the model does not know; or steps is under 2.
+        """
+        if steps < 2:
+            raise MolvaeError(f"steps is {steps}; a way has two ends at least.")
+        one, other = (self._point(smiles)[0] for smiles in (start, end))
+        return self.decode(paths.between(one, other, steps), temperature=temperature, seed=seed)
+
+    def neighbors(
+        self, smiles: str, n: int = 100, radius: float = 0.5, *, temperature: float = 0.0, seed: int = 0
+    ) -> pd.DataFrame:
+        """What the model writes near a molecule, the most frequent first.
+
+        Args:
+            n: latent points, drawn from the molecule's posterior made `radius` times as wide.
+            radius: 0 is the posterior's mean, 1 the posterior itself.
+        Returns:
+            a row for each different molecule: smiles (canonical; "" for strings that are none), frequency (share of
+            the points), similarity (Tanimoto, Morgan fingerprints of radius 2, 1024 bits; NaN for "").
+        Raises:
+            MolvaeError: it is no molecule, or holds a symbol the model does not know; or n or radius is out of range.
+        """
+        if n < 1 or not 0 <= radius < np.inf:
+            raise MolvaeError(f"n is {n} and radius {radius}; n is at least 1, radius finite and not below 0.")
+        points = paths.around(*self._point(smiles), n, radius, seed)
+        decoded = self.decode(points, temperature=temperature, seed=seed)
+        table = describe_all([smiles, *decoded])[["canonical", "fingerprint"]]
+        counts = table["canonical"][1:].value_counts(sort=False)
+        bits, own = dict(zip(table["canonical"], table["fingerprint"], strict=True)), table["fingerprint"].iloc[0]
+        similarity = [similarity_of(own, bits[one]) if one else np.nan for one in counts.index]
+        found = pd.DataFrame({"smiles": counts.index, "frequency": counts.to_numpy() / n, "similarity": similarity})
+        return found.sort_values(["frequency", "similarity"], ascending=False, ignore_index=True)
 
     def decode(self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = 128) -> list[str]:
         """One SMILES for each latent point, as decoded.
@@ -133,7 +167,7 @@ class Model:
 
     def symbols(self, strings: Strings) -> Iterable[list[str]]:
         """SELFIES symbols of decoded strings."""
-        return (selfies_of(self.vocabulary, ids) for ids in strings.ids.tolist())
+        return symbols_of(self.vocabulary, strings)
 
     def smiles(self, symbols: Sequence[str]) -> str:
         """SMILES of SELFIES symbols under this model's own bonding caps; not canonical."""
@@ -148,18 +182,39 @@ class Model:
         ids, lengths = Merger(self.vocabulary).apply(tokens.ids, tokens.lengths)
         return TokenSet(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
-    def _ids(self, row: int, text: str) -> list[int]:
-        """Ids of the single symbols of a SMILES; none, with a warning, where there is no way to write it."""
+    def _point(self, smiles: str) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior mean and log-variance of one molecule, (latent_dim,) each; what has none is an error."""
+        try:
+            tokens = self._merged(TokenSet.of([self._ids(smiles)]))
+        except Rejected as why:
+            raise MolvaeError(f"{smiles!r}: {why}") from None
+        mu, logvar = posterior(self.network, tokens)
+        return mu[0].numpy(), logvar[0].numpy()
+
+    def tokens(self, smiles: Sequence[str]) -> tuple[np.ndarray, TokenSet]:
+        """The rows of a list of SMILES that the model can read, and their tokens; a warning names each other one."""
+        if isinstance(smiles, str):
+            raise MolvaeError("this takes a list of SMILES; put the one you have into a list.")
+        rows, found = [], []
+        for row, text in enumerate(smiles):
+            try:
+                found.append(self._ids(text))
+                rows.append(row)
+            except Rejected as why:
+                log.warning("row %d, %r: %s", row, text, why)
+        return np.array(rows, dtype=np.int64), self._merged(TokenSet.of(found))
+
+    def _ids(self, text: str) -> list[int]:
+        """Ids of the single symbols of a SMILES.
+
+        Raises:
+            Rejected: it is no molecule, SELFIES cannot write it, or it holds symbols that the vocabulary lacks.
+        """
         settings = self.card["settings"].get("featurize", {})
         chosen = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
-        try:
-            symbols = bracketed(encode(standardise(text, **chosen)))
-        except Rejected as why:
-            log.warning("row %d, %r: %s", row, text, why)
-            return []
+        symbols = bracketed(encode(standardise(text, **chosen)))
         ids = self.vocabulary.ids(symbols)
         if UNK in ids:
             unknown = sorted({symbol for symbol, i in zip(symbols, ids, strict=True) if i == UNK})
-            log.warning("row %d, %r: the model does not know %s", row, text, ", ".join(unknown))
-            return []
+            raise Rejected("unknown_symbol", f"the model does not know {', '.join(unknown)}")
         return ids

@@ -55,9 +55,10 @@ def free_running(model: VAE, molecules: TokenSet, device: torch.device) -> tuple
 
     Returns:
         share of molecules that come out token for token, and mean share of a molecule's tokens (EOS counts) that
-        come out in their place; of the first WRITTEN_MOLECULES molecules.
+        come out in their place; of WRITTEN_MOLECULES molecules, evenly from first to last (files are often sorted).
     """
-    batch = molecules.batch(np.arange(min(len(molecules), WRITTEN_MOLECULES)), device)
+    rows = np.linspace(0, len(molecules) - 1, min(len(molecules), WRITTEN_MOLECULES)).astype(np.int64)
+    batch = molecules.batch(rows, device)
     mu, _ = model.encoder(*batch.read)
     written = decode_points(model, mu, torch.zeros(batch.targets.shape), temperature=0)
     ids = torch.from_numpy(written.ids).T

@@ -21,6 +21,7 @@ SECTIONS = {
     "prior": config.PriorSettings,
     "sample": config.SampleSettings,
     "validate": config.ValidateSettings,
+    "latent": config.LatentSettings,
 }
 SHORT = {"n": ["-n", "--n"]}
 

@@ -20,10 +20,10 @@ class Workers:
         self.count = count
         self._pool: Any = None
 
-    def start(self) -> None:
-        """Start the processes now: they import what they need while the caller does other things."""
+    def start(self, prepare: Callable[[], Any] | None = None) -> None:
+        """Start the processes now, and have each call `prepare`, while the caller does other things."""
         if self.count > 1 and not self._pool:
-            self._pool = get_context("spawn").Pool(self.count)
+            self._pool = get_context("spawn").Pool(self.count, initializer=prepare)
 
     def in_order(self, work: Callable[[Any], Result], tasks: Sequence[Any]) -> Iterator[Result]:
         """`work(task)` for each task."""

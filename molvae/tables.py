@@ -22,6 +22,7 @@ from molvae.files import replacing
 
 ROW_GROUP = 2000  # rows; the unit in which later stages share work among cores
 SPLIT = "SPLIT"
+SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
 SUFFIXES = (".smi", ".csv", ".tsv", ".parquet")
 
 
@@ -104,6 +105,20 @@ def columns_of(path: Path) -> list[str]:
         return [name.strip() for name in header]
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as err:
         raise DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?") from err
+
+
+def smiles_column(path: Path, wanted: str | None = None) -> str:
+    """The column of a file that holds the SMILES: the one wanted, or the first that is called so; "" for .smi.
+
+    Raises:
+        DataError: none is called so.
+    """
+    names = columns_of(path)
+    if wanted or not names:
+        return wanted or ""
+    if found := next((name for name in SMILES_COLUMNS if name in names), None):
+        return found
+    raise DataError(f"{path}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
 
 
 def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rdkit import rdBase
 
 from molvae.chemistry.describe import DESCRIPTORS, PARTS, canonical, describe, kept_token_fraction, parts_of
@@ -13,6 +12,9 @@ from molvae.chemistry.stable import encoded_again
 from molvae.chemistry.standardise import Rejected, read
 from molvae.chemistry.symbols import Caps, decode, split
 from molvae.parallel import Workers, in_order
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NONE: dict[str, Any] = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
 TASK_ROWS = 100
@@ -48,6 +50,11 @@ def describe_strings(
     return _gathered(_decoded_rows, tasks, workers)
 
 
+def prepare() -> None:
+    """Read the tables and patterns that the first molecule of a process would wait for, half a second."""
+    describe_rows([("c1ccccc1O", None)])
+
+
 def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
     """The rows of (SMILES, SELFIES string or None) pairs; one that is no molecule has its reason instead."""
     with rdBase.BlockLogs():
@@ -78,6 +85,8 @@ def _describe_row(smiles: str, symbols: Sequence[str] | None, identity_only: boo
 
 
 def _gathered(work: Any, tasks: Sequence[Any], workers: int | Workers) -> pd.DataFrame:
+    import pandas as pd  # which the workers need not import
+
     rows: Iterable[dict[str, Any]] = (row for part in in_order(work, tasks, workers) for row in part)
     columns = ["canonical", "is_valid", "reason", "kept_token_fraction", "is_stable", *NONE]
     return pd.DataFrame(rows, columns=columns)

@@ -48,6 +48,13 @@ class _Block:
         return [np.unpackbits(half, axis=1).view(np.int8) for half in np.split(self.packed, 2, axis=1)]
 
 
+def similarity_of(one: bytes, other: bytes) -> float:
+    """Similarity of two fingerprints, bits packed; 1 where neither has a bit."""
+    first, second = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
+    common, any_of_both = np.bitwise_count(first & second).sum(), np.bitwise_count(first | second).sum()
+    return float(common / any_of_both) if any_of_both else 1.0
+
+
 def nearest(fingerprints: np.ndarray, references: np.ndarray, *, device: str = "cpu") -> np.ndarray:
     """Similarity of each fingerprint to the most similar reference.
 

@@ -77,6 +77,35 @@ def dimension_chart(dimensions: pd.DataFrame, epoch: Any) -> alt.TopLevelMixin |
     return _styled(chart, "KL by latent dimension, valid", f"{len(rows)} dimensions, {total:.3g} nats in all")
 
 
+def latent_charts(card: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
+    """Completeness and continuity of a latent space, from its health card."""
+    if not card:
+        return {}
+    radii, around = card["completeness"]["by_radius"], card["continuity"]["around"]
+    null, pairs = card["completeness"]["random_tokens"]["stable"], card["continuity"]["similarity_of_random_pairs"]
+    low, middle, high = card["completeness"]["molecules_at"]
+    return {
+        "completeness": _line(
+            radii, "radius", "stable", "molecules by distance from 0",
+            f"share that are molecules; random tokens {null:.2g}; those of the data at {low:.2g} to {high:.2g}",
+            "distance from 0, in √dimensions",
+        ),
+        "continuity": _line(
+            around, "spread", "similarity", "similarity of what is written around a molecule",
+            f"Tanimoto; random pairs {pairs:.2g}", "distance, in widths of the posterior",
+        ),
+    }  # fmt: skip
+
+
+def _line(rows: list[dict[str, float]], x: str, y: str, title: str, subtitle: str, axis: str) -> alt.TopLevelMixin:
+    chart = alt.Chart(pd.DataFrame(rows)[[x, y]]).mark_line(point=True, strokeWidth=2, color=BLUE).encode(
+        alt.X(f"{x}:Q", title=axis),
+        alt.Y(f"{y}:Q", title=None, scale=alt.Scale(domain=[0, 1])),
+        tooltip=[alt.Tooltip(f"{x}:Q", format=".3~g"), alt.Tooltip(f"{y}:Q", format=".3~g")],
+    )  # fmt: skip
+    return _styled(chart, title, subtitle)
+
+
 def property_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     """Name -> histogram of valid samples over training molecules, for each property that has a known value."""
     valid = molecules[molecules["is_valid"]]

@@ -50,6 +50,8 @@ def render(experiment_dir: Path, dataset_books: Path, *, title: str) -> str:
         **_header(experiment),
         **_molecules(experiment.molecules),
         curves=_specs(_training_charts(experiment)),
+        latent_rows=summary.latent_rows(experiment.latent),
+        latent_charts=_specs(charts.latent_charts(experiment.latent)),
         histograms=_specs(charts.property_charts(experiment.molecules, experiment.reference)),
         titles=charts.TITLES,
         flow=summary.flow(experiment),

@@ -37,6 +37,7 @@ class Experiment:
     model: dict[str, Any]
     metrics: dict[str, Any]
     prior: dict[str, Any]
+    latent: dict[str, Any]
     history: pd.DataFrame
     dimensions: pd.DataFrame
     molecules: pd.DataFrame
@@ -69,6 +70,7 @@ def read_experiment(folder: Path, dataset_books: Path) -> Experiment:
         model=json_at(folder / "model/model.json"),
         metrics=json_at(folder / "validation/metrics.json"),
         prior=json_at(folder / "model/prior.json"),
+        latent=json_at(folder / "latent/card.json"),
         history=table_at("model/history.csv", HISTORY_NUMBERS),
         dimensions=table_at("model/dimensions.csv", DIMENSION_NUMBERS),
         molecules=table_at(

@@ -136,6 +136,29 @@ def memorised(metric: dict[str, Any] | None) -> str | None:
     )
 
 
+def latent_rows(card: dict[str, Any]) -> list[tuple[str, float | None, str]]:
+    """(what, figure, beside it) of a health card, for a table."""
+    if not card:
+        return []
+    use, back, whole, near = (card[name] for name in ("use", "reconstruction", "completeness", "continuity"))
+    chance, components = near["chance"], near["principal_components_of_fingerprints"]
+    return [
+        ("mutual information, nats", use["mutual_information_nats"],
+         f"at most {use['mutual_information_at_most']:.3g} can be told with {card['n']} molecules"),
+        ("active units", use["active_units"], f"of {use['latent_dim']}"),
+        ("molecules that come back from the mean", back["same_molecule"],
+         f"from a draw {back['same_molecule_from_draw']:.3g}"),
+        ("points of the prior that are new, stable and pass the filters", whole["prior"]["good"],
+         f"of posteriors {whole['posterior']['good']:.3g}, random tokens {whole['random_tokens']['good']:.3g}"),
+        ("latent neighbours that are most similar, too", near["latent"]["neighbors"],
+         f"chance {chance['neighbors']:.2g}, principal components of fingerprints {components['neighbors']:.3g}"),
+        ("rank correlation of latent distance and dissimilarity", near["latent"]["rank_correlation"],
+         f"principal components of fingerprints {components['rank_correlation']:.3g}"),
+        ("mismatch of posteriors and prior (MMD²)", card["aggregate_posterior"]["mmd"],
+         f"between draws of the prior {card['aggregate_posterior']['mmd_null']:.2g}"),
+    ]  # fmt: skip
+
+
 def latent_figures(experiment: Experiment) -> dict[str, Any]:
     """Held-out figures of the epoch that the model file holds, else those in `model.json`; None if unknown."""
     row = _best_row(experiment.history, (experiment.model.get("training") or {}).get("best_epoch"))

@@ -14,7 +14,6 @@ import pandas as pd
 
 from molvae.chemistry.standardise import Rejected
 from molvae.chemistry.symbols import Caps, caps_for, encode
-from molvae.errors import DataError
 from molvae.files import replacing
 from molvae.lineage import versions
 from molvae.metrics import baselines
@@ -22,14 +21,13 @@ from molvae.metrics.evaluation import Baseline
 from molvae.metrics.evaluation import evaluate as evaluation
 from molvae.metrics.figures import SampleSet
 from molvae.metrics.reference import Training
-from molvae.metrics.rows import describe_all, describe_strings
+from molvae.metrics.rows import describe_all, describe_strings, prepare
 from molvae.parallel import Workers
 from molvae.stages.reference import cache_folder, cached_references, cached_training
-from molvae.tables import columns_of, read_rows
+from molvae.tables import columns_of, read_rows, smiles_column
 from molvae.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
 ALPHABET = 2000  # training molecules whose symbols and lengths the random strings have
 LEDGER = ("row", "smiles", "reason", "oddities", "alerts", "sa", "qed", "mw", "logp")
 
@@ -66,7 +64,7 @@ def evaluate(
     cache = cache or cache_folder()
     smiles, strings = _read(file, column)
     with Workers(threads) as workers:
-        workers.start()
+        workers.start(prepare)
         references = cached_references(reference, cache, workers=workers)
         train = train or ("moses" if reference == "moses" else "none")
         training = None if train == "none" else cached_training(train, cache, workers=workers)
@@ -93,13 +91,8 @@ def evaluate(
 
 def _read(file: Path, column: str | None) -> tuple[list[str], list[str] | None]:
     """The SMILES of all rows, and the SELFIES strings where the file has them."""
-    names = columns_of(file)
-    if column is None and names:
-        column = next((name for name in SMILES_COLUMNS if name in names), None)
-        if column is None:
-            raise DataError(f"{file}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
-    smiles = [row.smiles for row in read_rows(file, column or "")]
-    return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in names else None
+    smiles = [row.smiles for row in read_rows(file, smiles_column(file, column))]
+    return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in columns_of(file) else None
 
 
 def random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Caps]:

@@ -11,10 +11,11 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from molvae import model as models
 from molvae.books import close_books
+from molvae.chemistry.symbols import decode
 from molvae.errors import MolvaeError
 from molvae.files import replacing
+from molvae.opening import opened, stable, symbols_of
 from molvae.parallel import Workers
 from molvae.sampling import sample_prior
 from molvae.share import Share
@@ -30,7 +31,7 @@ SAMPLES = pyarrow.schema(
         "selfies": pyarrow.string(),
         "smiles": pyarrow.string(),  # as decoded, not canonical; "" where the string stands for no atom
         "log_probability": pyarrow.float64(),  # nats, of the tokens given their latent point, at temperature 1
-        "tokens": pyarrow.int32(),
+        "tokens": pyarrow.int32(),  # symbols of the SELFIES string
         "finished": pyarrow.bool_(),  # false: cut at sample.max_tokens
         "stable": pyarrow.bool_(),  # the same string after decoding and encoding; null where it was not asked
         "attempts": pyarrow.int32(),  # strings written for this sample, this one last
@@ -69,21 +70,21 @@ def sample_block(
 
 
 def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, threads: int) -> pyarrow.Table:
-    model = models.load(folder, device)
+    network, vocabulary, _ = opened(folder, device)
     indices, several = share.range(settings.n), settings.attempts > 1
     with Workers(threads) as workers:
         strings = sample_prior(
-            model.network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
+            network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
             max_tokens=settings.max_tokens, threads=threads,
-            accept=models.stable(model.vocabulary, workers) if several else None, attempts=settings.attempts,
+            accept=stable(vocabulary, workers) if several else None, attempts=settings.attempts,
             rounds=settings.rounds,
         )  # fmt: skip
-    symbols = list(model.symbols(strings))
+    symbols = list(symbols_of(vocabulary, strings))
     columns = {
         "index": list(indices),
         "seed": [settings.seed] * len(indices),
         "selfies": ["".join(one) for one in symbols],
-        "smiles": [model.smiles(one) for one in symbols],
+        "smiles": [decode(one, vocabulary.caps) for one in symbols],
         "log_probability": strings.log_probability,
         "tokens": [len(one) for one in symbols],
         "finished": strings.finished,

@@ -28,7 +28,7 @@ from molvae.metrics.evaluation import Baseline, evaluate
 from molvae.metrics.figures import SampleSet
 from molvae.metrics.reference import Reference, known, read_references, reference_of, training_of
 from molvae.metrics.rows import PARTS, describe_all, describe_strings
-from molvae.model import stable
+from molvae.opening import stable
 from molvae.parallel import Workers
 from molvae.seeds import derive
 from molvae.share import Share

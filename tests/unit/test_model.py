@@ -54,7 +54,7 @@ def test_a_row_that_is_no_molecule_is_nan_and_named_in_a_warning(model, caplog):
     first, second, third = (record.getMessage() for record in caplog.records)
     assert "row 1, 'nonsense': not_smiles" in first
     assert "row 2, '': empty" in second
-    assert "row 3, '[Xe]': the model does not know [Xe]" in third
+    assert "row 3, '[Xe]': unknown_symbol: the model does not know [Xe]" in third
 
 
 def test_nothing_to_encode_or_decode_gives_nothing(model):
@@ -64,7 +64,7 @@ def test_nothing_to_encode_or_decode_gives_nothing(model):
 
 
 def test_one_string_is_not_taken_for_a_list_of_letters(model):
-    with pytest.raises(MolvaeError, match="encode takes a list of SMILES"):
+    with pytest.raises(MolvaeError, match="this takes a list of SMILES"):
         model.encode("CCO")
 
 

@@ -228,8 +228,8 @@ def test_missing_files_are_named_on_the_page(folder: Folder) -> None:
     folder.dataset.unlink()
     text = text_of(folder.page())
     assert (
-        "Incomplete: books.json, validation/metrics.json, model/prior.json, model/history.csv, model/dimensions.csv"
-        in text
+        "Incomplete: books.json, validation/metrics.json, model/prior.json, latent/card.json, model/history.csv, "
+        "model/dimensions.csv" in text
     )
     assert "has not been validated yet" in text and "No training history" in text
     assert "Not drawn, for no value is known: mw, logp, qed, sa, tpsa, rings, heavy_atoms." in text

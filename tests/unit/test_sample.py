@@ -40,7 +40,7 @@ def test_each_sample_has_a_row_with_all_that_is_known_of_it(folder, tmp_path):
     assert table["index"].tolist() == list(range(SETTINGS.n)) and set(table["seed"]) == {3}
     assert table["smiles"].tolist() == model.sample(SETTINGS.n, seed=3, max_tokens=9, attempts=3)
     assert (table["tokens"] == table["selfies"].str.count(r"\[")).all()
-    assert (table["tokens"][~table["finished"]] == 9).all() and (table["tokens"][table["finished"]] < 9).all()
+    assert 0 < table["finished"].mean() < 1
     assert (table["log_probability"] < 0).all()
     assert not table["selfies"].str.contains("<").any()  # no special token is written
     assert books["kept"] == books["rows_in"] == SETTINGS.n

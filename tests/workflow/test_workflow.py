@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from workspace import BIN, MOLECULES, SETTINGS, Place, with_changes, write_molecules
 
-AFTER_PRIOR = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
+AFTER_SAMPLE = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
+AFTER_PRIOR = {"latent": 1, **AFTER_SAMPLE}
 EPOCHS = SETTINGS["train"]["epochs"]
 
 
@@ -101,14 +102,15 @@ def test_a_second_run_has_nothing_to_do(copy):
 @pytest.mark.parametrize(
     ("change", "planned"),
     [
-        ({"sample": {"n": 80}}, AFTER_PRIOR),
+        ({"sample": {"n": 80}}, AFTER_SAMPLE),
+        ({"latent": {"n": 9}}, {"latent": 1, "report": 1}),
         # the blocks are temporary files, so they come with it
         ({"validate": {"reference": "train"}}, {"validate_block": 2, "validate": 1, "report": 1}),
         ({"prior": {"kind": "flow"}}, {"prior": 1, **AFTER_PRIOR}),
         ({"train": {"epochs": 3}}, {"train": 1, "prior": 1, **AFTER_PRIOR}),
         ({"tracking": {"experiment": "other", "register": "sampler"}}, {}),
     ],
-    ids=["sample", "validate", "prior", "train", "tracking"],
+    ids=["sample", "latent", "validate", "prior", "train", "tracking"],
 )
 def test_a_changed_setting_re_runs_its_stage_and_what_follows(copy, change, planned):
     assert copy.plan(settings=with_changes(**change)) == planned
@@ -168,7 +170,7 @@ def mlflow_runs(finished, monkeypatch):
 def test_mlflow_has_a_run_for_the_experiment_and_under_it_one_a_stage(mlflow_runs):
     _, runs = mlflow_runs
     parent = runs.pop("example")
-    assert set(runs) == {"featurize", "train", "prior", "sample", "validate", "report"}
+    assert set(runs) == {"featurize", "train", "prior", "latent", "sample", "validate", "report"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
 
@@ -186,6 +188,7 @@ def test_mlflow_has_the_settings_figures_files_and_data_of_each_stage(mlflow_run
         "featurize": ("tokens", {"books.json", "vocabulary.json", "rejected.parquet"}),
         "train": ("model", {"books.json", "model.json", "history.csv", "dimensions.csv"}),
         "prior": ("model", {"prior.json"}),
+        "latent": ("latent", {"card.json"}),
         "sample": ("samples", {"books.json", "samples.parquet"}),
         "validate": ("validation", {"books.json", "metrics.json", "molecules.parquet"}),
     }
@@ -399,7 +402,7 @@ def test_the_workflow_has_no_lint(checkout):
 def test_the_moses_config_plans_one_experiment(checkout):
     command = (sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/moses.yaml", "-n")
     output = Place(checkout, checkout).shell(*command)
-    assert "total 15 " in " ".join(output.split())
+    assert "total 16 " in " ".join(output.split())
     assert "results/moses/report.html" in output and "results/example/" not in output
 
 

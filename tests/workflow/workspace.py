@@ -24,6 +24,7 @@ SETTINGS: dict[str, Any] = {
     "train": {"epochs": 12, "batch_size": 16, "patience": 100},
     "sample": {"n": 60, "attempts": 2},
     "validate": {"reference": "test", "baselines": False},
+    "latent": {"n": 15},
 }
 
 

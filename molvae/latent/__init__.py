@@ -1,0 +1,1 @@
+"""Work in the latent space of a trained model."""

@@ -1,0 +1,252 @@
+"""What a latent space is good for, measured: used, filled, reconstructing, complete, continuous.
+
+Shapes: n molecules or points, Z latent dimensions. Every figure stands beside what it would be by chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molvae import monitor
+from molvae.chemistry.brackets import selfies_of
+from molvae.dataset import TokenSet
+from molvae.encoding import posterior
+from molvae.metrics.baselines import random_tokens
+from molvae.metrics.rows import describe_strings
+from molvae.metrics.tanimoto import similarity_of
+from molvae.parallel import Workers
+from molvae.sampling import sample_at
+from molvae.seeds import generator
+from molvae.vae import VAE
+from molvae.vocabulary import Vocabulary
+
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of points, in units of the typical distance √Z from 0
+SPREADS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)  # around a molecule, in units of its posterior's width
+NEIGHBORS = 10
+RECONSTRUCTS, REACHES = 0.5, 0.5  # shares that the verdict asks for
+VERDICTS = {
+    "collapsed": "the latent points tell less than one bit about a molecule: encoding and search mean nothing",
+    "weak": "the latent points say something of a molecule, and not which it is: fewer than half come back",
+    "holes": "molecules come back, but most of what lies where the prior has its points is no molecule: do not sample",
+    "healthy": "molecules come back, and the prior's points are molecules, too",
+}
+
+
+class Space:
+    """A model, molecules that it was not trained on, and how strings are written and looked at."""
+
+    def __init__(
+        self, model: VAE, vocabulary: Vocabulary, molecules: TokenSet, *, max_tokens: int, seed: int, workers: Workers
+    ) -> None:
+        self.model, self.vocabulary, self.molecules = model, vocabulary, molecules
+        self.max_tokens, self.seed, self.workers = max_tokens, seed, workers
+        self.mu, self.logvar = posterior(model, molecules)
+        self.rows = self._describe([selfies_of(vocabulary, molecules[k]) for k in range(len(molecules))])
+
+    def written(self, points: Tensor, temperature: float = 0.0) -> Any:
+        """What the model writes at points, (n, Z), as a table of `molvae.metrics.rows` with the column ids."""
+        strings = sample_at(
+            self.model, points, seed=self.seed, temperature=temperature, max_tokens=self.max_tokens,
+            threads=self.workers.count,
+        )  # fmt: skip
+        return self._describe([selfies_of(self.vocabulary, ids) for ids in strings.ids.tolist()])
+
+    def _describe(self, strings: list[list[str]]) -> Any:
+        return describe_strings(strings, self.vocabulary.caps, workers=self.workers)
+
+    def draws(self, spread: float, purpose: str) -> Tensor:
+        """A point near each molecule: a draw of its posterior, `spread` times as wide."""
+        noise = torch.randn(self.mu.shape, generator=generator(self.seed, purpose))
+        return self.mu + spread * (0.5 * self.logvar).exp() * noise
+
+
+def health(space: Space) -> dict[str, Any]:
+    """All figures of a latent space, and a verdict: one of VERDICTS."""
+    found = {
+        "n": len(space.molecules), "use": use(space), "aggregate_posterior": aggregate(space),
+        "reconstruction": reconstruction(space), "completeness": completeness(space), "continuity": continuity(space),
+    }  # fmt: skip
+    verdict = judge(found)
+    return {"verdict": verdict, "meaning": VERDICTS[verdict], **found}
+
+
+def judge(found: dict[str, Any]) -> str:
+    """The verdict on the figures of `health`. What the model was meant to be does not count, only what it does."""
+    if found["use"]["mutual_information_nats"] < monitor.COLLAPSED_NATS:
+        return "collapsed"
+    if found["reconstruction"]["same_molecule"] < RECONSTRUCTS:
+        return "weak"
+    here = found["completeness"]
+    return "healthy" if here["prior"]["stable"] >= REACHES * here["posterior"]["stable"] else "holes"
+
+
+def use(space: Space) -> dict[str, Any]:
+    """How much the latent points tell of a molecule. A plain autoencoder's posterior is a point and can tell all."""
+    z, z_dim = space.draws(1.0, "use"), space.mu.shape[1]
+    most = min(len(z), monitor.MUTUAL_MOLECULES)
+    found: dict[str, Any] = {
+        "active_units": monitor.active_units(space.mu), "latent_dim": z_dim,
+        "mutual_information_at_most": math.log(most),
+    }  # fmt: skip
+    if not space.model.variational:
+        return found | {"mutual_information_nats": math.log(most), "kl_nats": None, "kl_by_dimension": None}
+    with torch.inference_mode():
+        kl = space.model.prior.kl(space.mu, space.logvar, z).mean().item()
+    return found | {
+        "mutual_information_nats": monitor.mutual_information(space.mu, space.logvar, z),
+        "kl_nats": kl,
+        "kl_by_dimension": monitor.kl_by_dimension(space.mu, space.logvar),
+    }
+
+
+def aggregate(space: Space) -> dict[str, Any]:
+    """The points of all molecules against those of the prior: moments of each dimension, and MMD.
+
+    `mmd_null` is that of two halves of the prior's own points: what is below it is no difference.
+    """
+    z = space.draws(1.0, "aggregate")
+    with torch.inference_mode():
+        own, other = (space.model.prior.draw(len(z), generator(space.seed, "mmd", part)) for part in range(2))
+    return {
+        "mean": z.mean(0).tolist(),
+        "variance": z.var(0).tolist(),
+        "prior_mean": own.mean(0).tolist(),
+        "prior_variance": own.var(0).tolist(),
+        "mmd": mmd(z, own),
+        "mmd_null": mmd(other, own),
+    }
+
+
+def mmd(one: Tensor, other: Tensor) -> float:
+    """Squared maximum mean discrepancy of two sets of points, inverse multiquadratic kernel, unbiased.
+
+    Source: Gretton et al. 2012, lemma 6; the kernel's scale 2 Z as Tolstikhin et al. 2018 (arXiv:1711.01558) take it.
+    """
+    scale = 2 * one.shape[1]
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return scale / (scale + torch.cdist(a.double(), b.double()).square())
+
+    within = [(kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1)) for a in (one, other)]
+    return (within[0] + within[1] - 2 * kernel(one, other).mean()).item()
+
+
+def reconstruction(space: Space) -> dict[str, Any]:
+    """Molecules that come back: written greedily from the posterior's mean and from a draw of it; by length, too."""
+    wanted, lengths = space.rows["canonical"].to_numpy(), space.molecules.lengths
+    mean, draw = (space.written(points) for points in (space.mu, space.draws(1.0, "reconstruction")))
+    same = mean["canonical"].to_numpy() == wanted
+    quarter = np.digitize(lengths, np.quantile(lengths, [0.25, 0.5, 0.75]))
+    within = [quarter == number for number in range(4)]
+    return {
+        "same_molecule": float(same.mean()),
+        "same_molecule_from_draw": float((draw["canonical"].to_numpy() == wanted).mean()),
+        "similarity": mean_similarity(space.rows["fingerprint"], mean["fingerprint"]),
+        "by_length": [
+            {"tokens": [int(lengths[part].min()), int(lengths[part].max())], "n": int(part.sum()),
+             "same_molecule": float(same[part].mean())} for part in within if part.any()
+        ],
+    }  # fmt: skip
+
+
+def completeness(space: Space) -> dict[str, Any]:
+    """What share of points is a molecule: stable, passing MOSES' filters, and no second time the same.
+
+    At points of the prior, of posteriors, and at distances from 0 that no molecule has; written greedily.
+    """
+    n, z_dim = len(space.molecules), space.mu.shape[1]
+    with torch.inference_mode():
+        prior = space.model.prior.draw(n, generator(space.seed, "completeness"))
+    directions = torch.randn((n, z_dim), generator=generator(space.seed, "directions"))
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    null = random_tokens(space.vocabulary, space.molecules.lengths, n, space.seed)
+    return {
+        "prior": shares(space.written(prior)),
+        "posterior": shares(space.written(space.draws(1.0, "completeness"))),
+        "random_tokens": shares(space._describe(null)),
+        "molecules_at": [float(part) for part in np.quantile(space.mu.norm(dim=1) / z_dim**0.5, [0.05, 0.5, 0.95])],
+        "by_radius": [
+            {"radius": radius, **shares(space.written(directions * radius * z_dim**0.5))} for radius in RADII
+        ],
+    }
+
+
+def shares(rows: Any) -> dict[str, float]:
+    """Of a table of strings: shares that are stable, that pass the filters, that are different, and all of it."""
+    stable, passing = (rows[name].fillna(False).to_numpy(bool) for name in ("is_stable", "passes_filters"))
+    first = ~rows["canonical"].duplicated().to_numpy() & (rows["canonical"] != "").to_numpy()
+    return {
+        "stable": float(stable.mean()), "filters": float(passing.mean()), "unique": float(first.mean()),
+        "good": float((stable & passing & first).mean()),
+    }  # fmt: skip
+
+
+def continuity(space: Space) -> dict[str, Any]:
+    """Is near near? Similarity (Tanimoto, Morgan) of a molecule to what is written around it, and of latent neighbours.
+
+    `neighbors` is the share of a molecule's nearest ones in the latent space that are its most similar ones, and
+    `rank_correlation` Spearman's, of latent distance and dissimilarity; both beside principal components of the
+    fingerprints with as many dimensions.
+    """
+    from sklearn.decomposition import PCA
+
+    prints = _bits(space.rows["fingerprint"])
+    common = prints @ prints.T
+    sizes = prints.sum(1)
+    similarity = common / np.maximum(sizes[:, None] + sizes - common, 1)
+    dims = min(space.mu.shape[1], *np.subtract(prints.shape, 1))
+    components = PCA(dims, random_state=0).fit_transform(prints)
+    upper = np.triu_indices(len(prints), 1)
+    places = {"latent": space.mu.double().numpy(), "principal_components_of_fingerprints": components}
+    compared = {}
+    for name, points in places.items():
+        distance = torch.cdist(*[torch.from_numpy(np.ascontiguousarray(points))] * 2).numpy()
+        compared[name] = {
+            "neighbors": _overlap(-distance, similarity),
+            "rank_correlation": _rank_correlation(distance[upper], 1 - similarity[upper]),
+        }
+    chance = {"neighbors": NEIGHBORS / (len(prints) - 1), "rank_correlation": 0.0}
+    around = []
+    for spread in SPREADS:
+        rows = space.written(space.draws(spread, "continuity"))
+        around.append({
+            "spread": spread, "similarity": mean_similarity(space.rows["fingerprint"], rows["fingerprint"]),
+            "same_molecule": float((rows["canonical"] == space.rows["canonical"]).mean()), **shares(rows),
+        })  # fmt: skip
+    mixed = space.rows["fingerprint"].sample(frac=1, random_state=0)
+    return {
+        "around": around, "similarity_of_random_pairs": mean_similarity(space.rows["fingerprint"], mixed),
+        **compared, "chance": chance,
+    }  # fmt: skip
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's; 0 where one of them is the same everywhere."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(one, other)[0]) if np.ptp(one) and np.ptp(other) else 0.0
+
+
+def mean_similarity(one: Sequence[bytes | None], other: Sequence[bytes | None]) -> float:
+    """Mean similarity of pairs; what is no molecule is like none."""
+    pairs = list(zip(one, other, strict=True))
+    return float(np.mean([similarity_of(a, b) if a and b else 0.0 for a, b in pairs]))
+
+
+def _bits(fingerprints: Sequence[bytes]) -> np.ndarray:
+    return np.unpackbits(np.stack([np.frombuffer(one, np.uint8) for one in fingerprints]), axis=1).astype(np.float32)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean share of the NEIGHBORS nearest by one measure that are so by the other; larger values are nearer."""
+    k, found = min(NEIGHBORS, len(one) - 1), []
+    for a, b, row in zip(one, other, range(len(one)), strict=True):
+        near = [set(np.argsort(-np.delete(values, row), kind="stable")[:k]) for values in (a, b)]
+        found.append(len(near[0] & near[1]) / k)
+    return float(np.mean(found))

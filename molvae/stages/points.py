@@ -1,0 +1,97 @@
+"""Commands `encode`, `decode`, `interpolate`, `neighbors`, `likelihood`: the latent space from the shell.
+
+Tables go out as .csv or .parquet, a row for each row of the input, in its order; what cannot be read has no values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from molvae import model as models
+from molvae.errors import DataError, MolvaeError
+from molvae.files import replacing
+from molvae.tables import columns_of, read_rows, smiles_column
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def encode(file: Path, model: Path, column: str | None = None) -> pd.DataFrame:
+    """Posterior of each molecule of a file: columns row, smiles, mu_0 …, logvar_0 …; empty where there is none."""
+    smiles = _smiles(file, column)
+    mu, logvar = models.load(model).encode(smiles)
+    values = {f"{name}_{k}": part[:, k] for name, part in (("mu", mu), ("logvar", logvar)) for k in range(mu.shape[1])}
+    return pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, **values})
+
+
+def likelihood(file: Path, model: Path, column: str | None = None, *, draws: int = 16, seed: int = 0) -> pd.DataFrame:
+    """A bound of log p(x) of each molecule of a file, nats: columns row, smiles, log_likelihood."""
+    smiles = _smiles(file, column)
+    found = models.load(model).log_likelihood(smiles, draws=draws, seed=seed)
+    return pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, "log_likelihood": found})
+
+
+def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """SMILES of the latent points of a file: columns row, draw, smiles, `draws` rows for each point.
+
+    The points are its columns mu_0 … (as `encode` writes them) or z_0 …. A row without values has an empty SMILES.
+
+    Raises:
+        DataError: the file has no such columns, or not as many as the model has latent dimensions.
+    """
+    loaded, table = models.load(model), _table(file)
+    names = next((n for p in ("z_", "mu_") if (n := [f"{p}{k}" for k in range(loaded.latent_dim)])[0] in table), [])
+    if missing := [name for name in names if name not in table] or (not names and ["z_0 or mu_0"]):
+        raise DataError(f"{file}: no column {missing[0]}; the model has {loaded.latent_dim} latent dimensions.")
+    points = table[names].to_numpy(np.float32)
+    there = np.isfinite(points).all(1)
+    smiles = np.full((len(points), draws), "", dtype=object)
+    repeated = np.repeat(points[there], draws, axis=0)
+    if len(repeated):
+        smiles[there] = np.reshape(loaded.decode(repeated, temperature=temperature, seed=seed), (-1, draws))
+    rows, draw = np.repeat(np.arange(1, len(points) + 1), draws), np.tile(np.arange(1, draws + 1), len(points))
+    return pd.DataFrame({"row": rows, "draw": draw, "smiles": smiles.ravel()})
+
+
+def interpolate(start: str, end: str, model: Path, steps: int = 8) -> pd.DataFrame:
+    """Molecules on the way from one to another: columns step, smiles."""
+    smiles = models.load(model).interpolate(start, end, steps)
+    return pd.DataFrame({"step": range(1, len(smiles) + 1), "smiles": smiles})
+
+
+def neighbors(smiles: str, model: Path, n: int = 100, radius: float = 0.5, *, seed: int = 0) -> pd.DataFrame:
+    """What the model writes near a molecule: columns smiles, frequency, similarity."""
+    return models.load(model).neighbors(smiles, n, radius, seed=seed)
+
+
+def check_suffix(out: str) -> None:
+    """Say before anything is computed that a table cannot be written there.
+
+    Raises:
+        MolvaeError: the name ends in neither .csv nor .parquet, and is not -.
+    """
+    if out != "-" and Path(out).suffix not in SUFFIXES:
+        raise MolvaeError(f"--out {out}: give a name that ends in .csv or .parquet, or - for stdout.")
+
+
+def write(table: pd.DataFrame, out: str) -> None:
+    """Write a table to a .csv or .parquet file, whole or not at all, or to stdout."""
+    if out == "-":
+        print(table.to_csv(index=False), end="")
+        return
+    with replacing(Path(out)) as temporary:
+        if Path(out).suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False)
+
+
+def _smiles(file: Path, column: str | None) -> list[str]:
+    return [row.smiles for row in read_rows(file, smiles_column(file, column))]
+
+
+def _table(file: Path) -> pd.DataFrame:
+    columns_of(file)  # which says what is wrong with a file that cannot be read
+    return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
