@@ -83,16 +83,15 @@ def latent_charts(card: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
         return {}
     radii, around = card["completeness"]["by_radius"], card["continuity"]["around"]
     null, pairs = card["completeness"]["random_tokens"]["stable"], card["continuity"]["similarity_of_random_pairs"]
-    low, middle, high = card["completeness"]["molecules_at"]
+    low, _, high = card["completeness"]["molecules_at"]
     return {
         "completeness": _line(
-            radii, "radius", "stable", "molecules by distance from 0",
-            f"share that are molecules; random tokens {null:.2g}; those of the data at {low:.2g} to {high:.2g}",
-            "distance from 0, in √dimensions",
+            radii, "radius", "stable", "stable strings by distance from 0",
+            f"data at {low:.2g} to {high:.2g}; random tokens {null:.2g}", "distance, in √dimensions",
         ),
         "continuity": _line(
-            around, "spread", "similarity", "similarity of what is written around a molecule",
-            f"Tanimoto; random pairs {pairs:.2g}", "distance, in widths of the posterior",
+            around, "spread", "similarity", "similarity to a molecule nearby",
+            f"Tanimoto; random pairs {pairs:.2g}", "distance, in widths of its posterior",
         ),
     }  # fmt: skip
 
