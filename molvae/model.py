@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import pandas as pd
 import torch
 
 from molvae.chemistry.brackets import bracketed
-from molvae.chemistry.standardise import Rejected, standardise
+from molvae.chemistry.describe import canonical, fingerprint
+from molvae.chemistry.standardise import Rejected, read, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
 from molvae.encoding import posterior
 from molvae.errors import MolvaeError
 from molvae.latent import likelihood, paths
-from molvae.metrics.rows import describe_all
 from molvae.metrics.tanimoto import similarity_of
 from molvae.opening import opened, stable, symbols_of
 from molvae.sampling import sample_prior
@@ -138,12 +139,17 @@ class Model:
         if n < 1 or not 0 <= radius < np.inf:
             raise MolvaeError(f"n is {n} and radius {radius}; n is at least 1, radius finite and not below 0.")
         points = paths.around(*self._point(smiles), n, radius, seed)
-        decoded = self.decode(points, temperature=temperature, seed=seed)
-        table = describe_all([smiles, *decoded])[["canonical", "fingerprint"]]
-        counts = table["canonical"][1:].value_counts(sort=False)
-        bits, own = dict(zip(table["canonical"], table["fingerprint"], strict=True)), table["fingerprint"].iloc[0]
-        similarity = [similarity_of(own, bits[one]) if one else np.nan for one in counts.index]
-        found = pd.DataFrame({"smiles": counts.index, "frequency": counts.to_numpy() / n, "similarity": similarity})
+        counts = Counter(self.decode(points, temperature=temperature, seed=seed))
+        own, near = fingerprint(read(smiles)), {}  # canonical SMILES -> how often, and how similar
+        for decoded, count in counts.items():
+            try:
+                mol = read(decoded)
+                form, similarity = canonical(mol), similarity_of(own, fingerprint(mol))
+            except Rejected:
+                form, similarity = "", np.nan
+            near[form] = near.get(form, (0, 0.0))[0] + count, similarity
+        rows = [(form, count / n, similarity) for form, (count, similarity) in near.items()]
+        found = pd.DataFrame(rows, columns=["smiles", "frequency", "similarity"])
         return found.sort_values(["frequency", "similarity"], ascending=False, ignore_index=True)
 
     def decode(self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = 128) -> list[str]:

@@ -16,6 +16,7 @@ the string.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def bracketed(symbols: Sequence[str]) -> list[str]:
     """
     items: list[str | int | _Ring] = []  # an int is the number of the atom before it
     ends: list[int] = []
-    starts: dict[int, list[_Ring]] = {}
+    starts: Counter[int] = Counter()  # rings that start at each atom
     atoms, at = 0, 0
     while at < len(symbols):
         symbol, at = symbols[at], at + 1
@@ -63,7 +64,7 @@ def bracketed(symbols: Sequence[str]) -> list[str]:
             ring = _Ring(match[1], atoms - 2 - number)
             if ring.start < 0:
                 raise Rejected("not_selfies", "a ring goes back further than to the first atom")
-            starts.setdefault(ring.start, []).append(ring)
+            starts[ring.start] += 1
             items.append(ring)
         else:
             items.append(symbol)
@@ -84,7 +85,7 @@ def _number(symbols: Sequence[str], at: int, digits: int) -> tuple[int, int]:
     return get_index_from_selfies(*symbols[at : at + digits]), at + digits
 
 
-def _named(items: list[str | int | _Ring], starts: dict[int, list[_Ring]]) -> list[str]:
+def _named(items: list[str | int | _Ring], starts: Counter[int]) -> list[str]:
     """Tokens, each ring with the least name that is free where it starts."""
     tokens: list[str] = []
     taken: dict[int, list[int]] = {}  # names of the rings that start at an atom, in the order in which they close
@@ -97,7 +98,7 @@ def _named(items: list[str | int | _Ring], starts: dict[int, list[_Ring]]) -> li
             used.discard(name)
             tokens.append(f"{item.bond}{name}>")
         else:
-            for _ in starts.get(item, ()):
+            for _ in range(starts[item]):
                 name = next(k for k in range(1, len(used) + 2) if k not in used)
                 used.add(name)
                 taken.setdefault(item, []).append(name)

@@ -9,6 +9,7 @@ from torch import Tensor
 from molvae.chemistry.brackets import selfies_of
 from molvae.dataset import TokenSet
 from molvae.encoding import some_posteriors
+from molvae.opening import symbols_of
 from molvae.sampling import CHUNK, Accept, sample_from, sample_prior
 from molvae.seeds import derive, generator
 from molvae.vae import VAE
@@ -47,7 +48,7 @@ def shuffled_latents(
         model, lambda chunk, _: points[chunk * CHUNK : (chunk + 1) * CHUNK], range(-(-n // CHUNK)), seed=seed,
         temperature=temperature, max_tokens=max_tokens, threads=threads,
     )  # fmt: skip
-    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
+    return list(symbols_of(vocabulary, strings))
 
 
 def first_strings(
@@ -55,7 +56,7 @@ def first_strings(
 ) -> list[list[str]]:
     """The first string that the model writes for each of `n` samples, stable or not: what more attempts are worth."""
     strings = sample_prior(model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
-    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()]
+    return list(symbols_of(vocabulary, strings))
 
 
 def aggregate_posterior(
@@ -90,7 +91,7 @@ def aggregate_posterior(
         model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,
         threads=threads, accept=accept, attempts=attempts,
     )  # fmt: skip
-    return [selfies_of(vocabulary, ids) for ids in strings.ids.tolist()], int(strings.attempts.sum())
+    return list(symbols_of(vocabulary, strings)), int(strings.attempts.sum())
 
 
 def training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:

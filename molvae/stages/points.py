@@ -42,9 +42,15 @@ def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0,
         DataError: the file has no such columns, or not as many as the model has latent dimensions.
     """
     loaded, table = models.load(model), _table(file)
-    names = next((n for p in ("z_", "mu_") if (n := [f"{p}{k}" for k in range(loaded.latent_dim)])[0] in table), [])
-    if missing := [name for name in names if name not in table] or (not names and ["z_0 or mu_0"]):
-        raise DataError(f"{file}: no column {missing[0]}; the model has {loaded.latent_dim} latent dimensions.")
+    size = f"the model has {loaded.latent_dim} latent dimensions."
+    kind = next((kind for kind in ("z", "mu") if f"{kind}_0" in table), None)
+    if kind is None:
+        raise DataError(f"{file}: no column z_0 or mu_0; {size}")
+    names = [f"{kind}_{k}" for k in range(loaded.latent_dim)]
+    if missing := [name for name in names if name not in table]:
+        raise DataError(f"{file}: no column {missing[0]}; {size}")
+    if (more := f"{kind}_{loaded.latent_dim}") in table:
+        raise DataError(f"{file}: a column {more}, but {size}")
     points = table[names].to_numpy(np.float32)
     there = np.isfinite(points).all(1)
     smiles = np.full((len(points), draws), "", dtype=object)

@@ -172,5 +172,8 @@ def test_a_file_without_latent_points_is_refused(tmp_path):
     (tmp_path / "in.csv").write_text("z_0,z_1\n0,1\n")
     with pytest.raises(MolvaeError, match="no column z_2; the model has 64 latent dimensions"):
         run("decode", tmp_path / "in.csv", "--model", "pretrained:moses", "--out", "-")
+    (tmp_path / "wide.csv").write_text(",".join(f"z_{k}" for k in range(65)) + "\n" + ",".join("0" * 65) + "\n")
+    with pytest.raises(MolvaeError, match="a column z_64, but the model has 64 latent dimensions"):
+        run("decode", tmp_path / "wide.csv", "--model", "pretrained:moses", "--out", "-")
     with pytest.raises(MolvaeError, match="a name that ends in .csv or .parquet"):
         run("decode", tmp_path / "in.csv", "--model", "pretrained:moses", "--out", "x.txt")
