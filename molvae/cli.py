@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from molvae import cli_latent
 from molvae.errors import Interrupted, MolvaeError
 from molvae.options import SECTIONS, read_sections, with_settings
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 track_app = typer.Typer(no_args_is_help=True, help="MLflow: bring it what it missed.")
 app.add_typer(track_app, name="track")
+app.add_typer(cli_latent.app)  # no name: its commands are commands of this one
 
 Out = Annotated[Path, typer.Option("--out", help="where the result goes")]
 ShareOption = Annotated[
@@ -189,84 +191,6 @@ def latent(
         run.log(stage.headline(card))
         run.artifact(out / "card.json")
     print(f"latent: {card['verdict']}: {card['meaning']}")
-
-
-ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pretrained:NAME")]
-Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
-Column = Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")]
-Seed = Annotated[int, typer.Option("--seed", help="of all random numbers")]
-Temperature = Annotated[
-    float, typer.Option(min=0, help="0 takes the likeliest token at each step; above, they are drawn")
-]
-
-
-@app.command()
-def encode(
-    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
-    model: ModelOption, out: Table, column: Column = None,
-) -> None:  # fmt: skip
-    """Where molecules lie in the latent space: mean and log-variance of each, a row for each row."""
-    from molvae.stages import points
-
-    points.check_suffix(out)
-    points.write(points.encode(file, model, column), out)
-
-
-@app.command()
-def decode(
-    file: Annotated[Path, typer.Argument(help="table with columns z_0 … or mu_0 …, as `molvae encode` writes it")],
-    model: ModelOption, out: Table,
-    draws: Annotated[int, typer.Option(min=1, help="molecules written for each point")] = 1,
-    temperature: Temperature = 0.0, seed: Seed = 0,
-) -> None:  # fmt: skip
-    """Molecules at latent points."""
-    from molvae.stages import points
-
-    points.check_suffix(out)
-    points.write(points.decode(file, model, draws=draws, temperature=temperature, seed=seed), out)
-
-
-@app.command()
-def likelihood(
-    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
-    model: ModelOption, out: Table, column: Column = None,
-    draws: Annotated[int, typer.Option(min=1, help="of each latent point: more come nearer to log p(x)")] = 16,
-    seed: Seed = 0,
-) -> None:  # fmt: skip
-    """How likely the model holds molecules to be: a lower bound of log p(x), nats."""
-    from molvae.stages import points
-
-    points.check_suffix(out)
-    points.write(points.likelihood(file, model, column, draws=draws, seed=seed), out)
-
-
-@app.command()
-def interpolate(
-    start: Annotated[str, typer.Argument(help="SMILES")],
-    end: Annotated[str, typer.Argument(help="SMILES")],
-    model: ModelOption, out: Table = "-",
-    steps: Annotated[int, typer.Option(min=2, help="points on the way, both ends included")] = 8,
-) -> None:  # fmt: skip
-    """Molecules on the way from one to another."""
-    from molvae.stages import points
-
-    points.check_suffix(out)
-    points.write(points.interpolate(start, end, model, steps), out)
-
-
-@app.command()
-def neighbors(
-    smiles: Annotated[str, typer.Argument(help="SMILES")],
-    model: ModelOption, out: Table = "-",
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="latent points drawn")] = 100,
-    radius: Annotated[float, typer.Option(min=0, help="1: draws of the molecule's posterior; 0: its mean")] = 0.5,
-    seed: Seed = 0,
-) -> None:  # fmt: skip
-    """What the model writes near a molecule, with how often and how similar it is."""
-    from molvae.stages import points
-
-    points.check_suffix(out)
-    points.write(points.neighbors(smiles, model, n, radius, seed=seed), out)
 
 
 @app.command()

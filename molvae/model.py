@@ -14,22 +14,25 @@ import torch
 
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.describe import canonical, fingerprint
-from molvae.chemistry.standardise import Rejected, read, standardise
+from molvae.chemistry.stable import is_stable
+from molvae.chemistry.standardise import Rejected, parse, read, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
 from molvae.encoding import posterior
 from molvae.errors import MolvaeError
-from molvae.latent import likelihood, paths
+from molvae.latent import likelihood, paths, search
+from molvae.latent.predict import Predictor
 from molvae.metrics.tanimoto import similarity_of
 from molvae.opening import opened, stable, symbols_of
-from molvae.sampling import sample_prior
+from molvae.sampling import sample_at, sample_prior
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import UNK, Vocabulary
 
 log = logging.getLogger(__name__)
 BATCH = 512
+MAX_TOKENS = 128
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -58,7 +61,7 @@ class Model:
         *,
         seed: int = 0,
         temperature: float = 1.0,
-        max_tokens: int = 128,
+        max_tokens: int = MAX_TOKENS,
         attempts: int = 32,
         rounds: int = 0,
         threads: int = 1,
@@ -152,7 +155,77 @@ class Model:
         found = pd.DataFrame(rows, columns=["smiles", "frequency", "similarity"])
         return found.sort_values(["frequency", "similarity"], ascending=False, ignore_index=True)
 
-    def decode(self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = 128) -> list[str]:
+    def optimize(
+        self,
+        score: str | search.Score,
+        calls: int = 1000,
+        *,
+        start: Sequence[str] = (),
+        like: str | None = None,
+        similarity: float = 0.4,
+        known: pd.DataFrame | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Search the latent space for molecules that score better; Ctrl-C ends it with what was found.
+
+        Only stable strings (`molvae.chemistry.stable`) are scored, each molecule once.
+
+        Args:
+            score: a function of a canonical SMILES, larger is better; or "qed" or "penalised_logp". A molecule for
+                which it raises, or gives no finite number, is left out and stays in the ledger.
+            calls: of it, at most.
+            start: SMILES to begin with; none: molecules from the prior.
+            like: a SMILES that molecules have to be similar to, with which the search begins, too.
+            similarity: to it, at least (Tanimoto, Morgan fingerprints of radius 2, 1024 bits).
+            known: an earlier ledger; its molecules cost no call.
+        Returns:
+            a ledger with a row for each call: call, smiles (canonical), score, similarity (NaN without `like`), origin
+            (start, prior, near a parent, between two), error.
+        Raises:
+            MolvaeError: no molecule to begin with has a score; or it is none, or holds a symbol the model does not
+                know; or calls or similarity is out of range.
+        """
+        if calls < 1 or not 0 <= similarity <= 1:
+            raise MolvaeError(f"calls is {calls} and similarity {similarity}; at least 1, and between 0 and 1.")
+        score = search.named(score) if isinstance(score, str) else score
+        like = self._readable(like) if like else None
+        begin = [like] if like else []
+        begin += [self._readable(one) for one in start]
+        ledger = search.Ledger(score, calls, like, similarity)
+        if known is not None:
+            ledger.remember(known.iloc[self.tokens(list(known["smiles"]))[0]])
+        for one in begin:
+            ledger.enter(one, "start")
+        random = generator(seed, "optimize")
+        with torch.inference_mode():
+            search.evolve(
+                ledger, lambda n: self.network.prior.draw(n, random).numpy(), self.stable_at, self.encode, seed
+            )
+        return ledger.table()
+
+    def predictor(self, smiles: Sequence[str], values: Sequence[float], *, seed: int = 0) -> Predictor:
+        """A predictor of a property from latent points, and how good it is beside one from fingerprints.
+
+        Args:
+            smiles, values: of at least 10 molecules; where there is no finite value, or no molecule that the model can
+                read, the row is left out.
+        Raises:
+            MolvaeError: fewer are left, or there are not as many values as molecules.
+        """
+        return Predictor(self.encode, smiles, values, seed)
+
+    def stable_at(self, z: np.ndarray) -> list[str]:
+        """Canonical SMILES of what is written greedily at points, (n, latent_dim); "" where that is not stable."""
+        strings = sample_at(
+            self.network, torch.from_numpy(z).float(), seed=0, temperature=0, max_tokens=MAX_TOKENS,
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        caps = self.vocabulary.caps
+        return [canonical(parse(decode(one, caps))) if is_stable(one, caps) else "" for one in self.symbols(strings)]
+
+    def decode(
+        self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = MAX_TOKENS
+    ) -> list[str]:
         """One SMILES for each latent point, as decoded.
 
         Args:
@@ -190,12 +263,16 @@ class Model:
 
     def _point(self, smiles: str) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean and log-variance of one molecule, (latent_dim,) each; what has none is an error."""
+        mu, logvar = self.encode([self._readable(smiles)])
+        return mu[0], logvar[0]
+
+    def _readable(self, smiles: str) -> str:
+        """A molecule as `encode` reads it, as canonical SMILES; what it cannot read is an error."""
         try:
-            tokens = self._merged(TokenSet.of([self._ids(smiles)]))
+            self._ids(smiles)
         except Rejected as why:
             raise MolvaeError(f"{smiles!r}: {why}") from None
-        mu, logvar = posterior(self.network, tokens)
-        return mu[0].numpy(), logvar[0].numpy()
+        return self._standard(smiles)
 
     def tokens(self, smiles: Sequence[str]) -> tuple[np.ndarray, TokenSet]:
         """The rows of a list of SMILES that the model can read, and their tokens; a warning names each other one."""
@@ -216,11 +293,15 @@ class Model:
         Raises:
             Rejected: it is no molecule, SELFIES cannot write it, or it holds symbols that the vocabulary lacks.
         """
-        settings = self.card["settings"].get("featurize", {})
-        chosen = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
-        symbols = bracketed(encode(standardise(text, **chosen)))
+        symbols = bracketed(encode(self._standard(text)))
         ids = self.vocabulary.ids(symbols)
         if UNK in ids:
             unknown = sorted({symbol for symbol, i in zip(symbols, ids, strict=True) if i == UNK})
             raise Rejected("unknown_symbol", f"the model does not know {', '.join(unknown)}")
         return ids
+
+    def _standard(self, text: str) -> str:
+        """Canonical SMILES of a molecule, standardised as the training data were."""
+        settings = self.card["settings"].get("featurize", {})
+        chosen = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
+        return standardise(text, **chosen)

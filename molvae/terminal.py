@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def print_metrics(content: dict[str, Any]) -> None:
@@ -41,6 +44,16 @@ def print_comparison(content: dict[str, Any]) -> None:
                 row["name"], better, *values, shown(row["difference"]), interval, row["note"] or row["verdict"]
             )
         print_table(table)
+
+
+def print_frame(frame: pd.DataFrame) -> None:
+    """A data frame as a table, its columns as they are named."""
+    table = Table(box=None, pad_edge=False)
+    for name in frame:
+        table.add_column(str(name), justify="right" if frame[name].dtype.kind in "if" else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(shown(value) if isinstance(value, float) else str(value) for value in row))
+    print_table(table)
 
 
 def print_table(table: Table) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from molvae import model as models
-from molvae.errors import DataError, MolvaeError
+from molvae.errors import DataError, MolvaeError, did_you_mean
 from molvae.files import replacing
 from molvae.tables import columns_of, read_rows, smiles_column
 
@@ -72,6 +72,31 @@ def neighbors(smiles: str, model: Path, n: int = 100, radius: float = 0.5, *, se
     return models.load(model).neighbors(smiles, n, radius, seed=seed)
 
 
+def predict(
+    file: Path, target: str, model: Path, column: str | None = None, *, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A property of each molecule of a file, predicted from its latent point.
+
+    Returns:
+        columns row, smiles, value, predicted: rows with a value by a regression that has not seen them, the others by
+        that of all values; and how good it is, as `molvae.latent.predict.Predictor.scores`.
+    Raises:
+        DataError: the file has no such column.
+    """
+    if target not in (names := columns_of(file)):
+        raise DataError(f"{file}: no column {target!r}.{did_you_mean(target, names)}")
+    rows = list(read_rows(file, smiles_column(file, column), target))
+    smiles = [row.smiles for row in rows]
+    values = pd.to_numeric(pd.Series([row.split for row in rows], dtype=object), errors="coerce").to_numpy(float)
+    predictor = models.load(model).predictor(smiles, values, seed=seed)
+    predicted = np.full(len(smiles), np.nan)
+    without = np.flatnonzero(~np.isfinite(values))
+    predicted[without] = predictor([smiles[row] for row in without])
+    predicted[predictor.rows] = predictor.out_of_fold
+    found = pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, "value": values, "predicted": predicted})
+    return found, predictor.scores
+
+
 def check_suffix(out: str) -> None:
     """Say before anything is computed that a table cannot be written there.
 
@@ -100,4 +125,6 @@ def _smiles(file: Path, column: str | None) -> list[str]:
 
 def _table(file: Path) -> pd.DataFrame:
     columns_of(file)  # which says what is wrong with a file that cannot be read
-    return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    if file.suffix == ".parquet":
+        return pd.read_parquet(file)
+    return pd.read_csv(file, sep="\t" if ".tsv" in file.suffixes else ",")

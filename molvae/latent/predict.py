@@ -1,0 +1,113 @@
+"""Properties predicted from latent points, beside the same from fingerprints. Shapes: n molecules, F features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from molvae.chemistry.describe import fingerprint
+from molvae.chemistry.standardise import parse
+from molvae.errors import MolvaeError
+
+FOLDS = 5
+LEAST = 2 * FOLDS
+MOST = 500  # molecules that a Gaussian process is fitted to: its time grows with their cube
+KINDS = ("ridge", "gp")
+
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # SMILES -> posterior, NaN where there is none
+
+
+class Predictor:
+    """A property of molecules, predicted from their latent points.
+
+    Attributes:
+        rows: (n,) of the given molecules, those that it has learned from.
+        scores: a row for each representation and kind of regression: r2 and mae of `out_of_fold` predictions, n; that
+            of the mean is the null.
+        kind: of the regression that predicts, the one with the higher r2 from latent points.
+        out_of_fold: (n,) a prediction for each of them by a regression that has not seen it.
+    """
+
+    def __init__(self, encode: Encode, smiles: Sequence[str], values: Sequence[float], seed: int = 0) -> None:
+        if len(smiles) != len(values):
+            raise MolvaeError(f"{len(smiles)} molecules and {len(values)} values; one for each is needed.")
+        self._encode = encode
+        points, targets = encode(smiles)[0], np.asarray(values, float)
+        self.rows = np.flatnonzero(np.isfinite(points).all(1) & np.isfinite(targets))
+        if len(self.rows) < LEAST:
+            raise MolvaeError(f"{len(self.rows)} molecules have a latent point and a value; {LEAST} are needed.")
+        points, targets = points[self.rows], targets[self.rows]
+        prints = bits([fingerprint(parse(smiles[row])) for row in self.rows])
+        self.scores = compared({"latent points": points, "fingerprints": prints}, targets, seed=seed)
+        self.kind = max(KINDS, key=lambda kind: self.scores.query("predictor == @kind")["r2"].iloc[0])
+        self.out_of_fold = out_of_fold(self.kind, points, targets, seed)
+        self._regression = fit(self.kind, points, targets, seed)
+
+    def __call__(self, smiles: Sequence[str]) -> np.ndarray:
+        """The property of molecules, (n,), rows as in the input; NaN where the model cannot read one."""
+        points = self._encode(smiles)[0]
+        there = np.isfinite(points).all(1)
+        found = np.full(len(points), np.nan)
+        if there.any():
+            found[there] = self._regression.predict(points[there])
+        return found
+
+
+def bits(fingerprints: Sequence[bytes]) -> np.ndarray:
+    """Packed fingerprints as (n, F) zeros and ones, float32."""
+    return np.unpackbits(np.stack([np.frombuffer(one, np.uint8) for one in fingerprints]), axis=1).astype(np.float32)
+
+
+def compared(
+    representations: dict[str, np.ndarray], values: np.ndarray, kinds: Sequence[str] = KINDS, seed: int = 0
+) -> pd.DataFrame:
+    """A row for each representation, (n, F), and kind: columns representation, predictor, n, r2, mae."""
+    rows = [
+        {"representation": name, "predictor": kind, "n": len(values),
+         **errors(values, out_of_fold(kind, features, values, seed))}
+        for name, features in representations.items() for kind in kinds
+    ]  # fmt: skip
+    mean = {"representation": "none", "predictor": "mean", "n": len(values)}
+    return pd.DataFrame([*rows, mean | errors(values, np.full(len(values), values.mean()))])
+
+
+def out_of_fold(kind: str, features: np.ndarray, values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A prediction for each molecule, (n,), by a regression on four fifths of them, without it."""
+    from sklearn.model_selection import KFold
+
+    found = np.empty(len(values))
+    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(features):
+        found[test] = fit(kind, features[train], values[train], seed).predict(features[test])
+    return found
+
+
+def fit(kind: str, features: np.ndarray, values: np.ndarray, seed: int = 0) -> Any:
+    """A regression of values, (n,), on features, (n, F), as scikit-learn has them.
+
+    `ridge` chooses its strength by leaving out each molecule; `gp` is a Gaussian process with a squared exponential
+    kernel and noise, chosen by marginal likelihood, on at most MOST of the rows.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if kind == "ridge":
+        return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15))).fit(features, values)
+    rows = np.random.default_rng(seed).permutation(len(values))[:MOST]
+    kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(10.0, (0.1, 1e3)) + WhiteKernel(0.1, (1e-6, 1e2))
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # a kernel at its bound is no harm
+        return GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed).fit(features[rows], values[rows])
+
+
+def errors(values: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """R² (1 is exact, 0 as good as the mean; NaN where all values are the same) and mean absolute error."""
+    spread = np.square(values - values.mean()).sum()
+    r2 = 1 - np.square(values - predicted).sum() / spread if spread else np.nan
+    return {"r2": float(r2), "mae": float(np.abs(values - predicted).mean())}
