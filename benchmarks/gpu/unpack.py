@@ -30,7 +30,7 @@ from molvae.files import fingerprint, read_json, sha256, write_json
 from molvae.metrics import fcd
 from molvae.metrics.figures import SampleSet, compute, further_figures, moses_figures
 from molvae.metrics.reference import PROPERTIES, Reference, Training, hashes
-from molvae.metrics.rows import describe_strings
+from molvae.metrics.rows import describe_strings, nothing
 from molvae.priors import make_prior
 from molvae.stages.sample import SAMPLES
 from molvae.vae import VAE
@@ -52,13 +52,13 @@ def unpack(run: Path, tokens: Path, out: Path, workers: int) -> None:
     figures, (reference, training) = {}, held_against(tokens)
     for name, part in sets.items():
         symbols = [selfies_of(vocabulary, ids) for ids in part["ids"]]
-        rows = describe_strings(symbols, vocabulary.caps, identity_only=True, workers=workers)
+        rows = describe_strings(symbols, vocabulary.caps, of=nothing, workers=workers)
         forms, is_stable = rows["canonical"].tolist(), rows["is_stable"].to_numpy(bool)
         write_table(out, name, symbols, part | {"stable": is_stable}, vocabulary)
         if name == "greedy":
             known = [ids if UNK not in ids else [] for ids in held_out["ids"]]  # no model writes what it does not know
             texts = [selfies_of(vocabulary, ids) for ids in known]
-            wanted = describe_strings(texts, vocabulary.caps, identity_only=True, workers=workers)["canonical"]
+            wanted = describe_strings(texts, vocabulary.caps, of=nothing, workers=workers)["canonical"]
             same = [form == original != "" for form, original in zip(forms, wanted, strict=True)]
             figures[name] = {"same_molecule": float(np.mean(same))}
         else:

@@ -70,6 +70,14 @@ def describe(mol: Chem.Mol) -> dict[str, Any]:
     }
 
 
+def glance(mol: Chem.Mol) -> dict[str, Any]:
+    """Of `describe` and `parts_of` passes_filters and fingerprint alone, in a third of the time."""
+    largest_ring = max(map(len, mol.GetRingInfo().AtomRings()), default=0)
+    composition = Composition.of(mol)
+    passes = is_plain(largest_ring, composition) and not alerts_of(Chem.AddHs(mol), composition)
+    return {"passes_filters": passes, "fingerprint": fingerprint(mol)}
+
+
 def parts_of(mol: Chem.Mol) -> dict[str, Any]:
     """The parts of a sanitised molecule that metrics compare, as in `PARTS`."""
     return {
@@ -82,6 +90,12 @@ def parts_of(mol: Chem.Mol) -> dict[str, Any]:
 def fingerprint(mol: Chem.Mol) -> bytes:
     """The Morgan fingerprint of MOSES: radius 2, 1024 bits, packed into 128 bytes."""
     return np.packbits(_morgan(1024).GetFingerprintAsNumPy(mol)).tobytes()
+
+
+def bits_of(fingerprints: Sequence[bytes]) -> np.ndarray:
+    """Fingerprints as (n, 1024) float32, a bit each."""
+    packed = np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, 128)
+    return np.unpackbits(packed, axis=1).astype(np.float32)
 
 
 def guacamol_values(smiles: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -27,7 +27,7 @@ from molvae.metrics import baselines
 from molvae.metrics.evaluation import Baseline, evaluate
 from molvae.metrics.figures import SampleSet
 from molvae.metrics.reference import Reference, known, read_references, reference_of, training_of
-from molvae.metrics.rows import PARTS, describe_all, describe_strings
+from molvae.metrics.rows import PARTS, describe_all, describe_strings, everything, nothing
 from molvae.opening import stable
 from molvae.parallel import Workers
 from molvae.seeds import derive
@@ -134,7 +134,7 @@ def _baselines(
 
     def of(name: str, strings: list[list[str]], written: int, only: tuple[str, ...] = ()) -> Baseline:
         log.info("scoring %d strings of %s", len(strings), name.replace("_", " "))
-        rows = describe_strings(strings, vocabulary.caps, identity_only=bool(only), workers=workers)
+        rows = describe_strings(strings, vocabulary.caps, of=nothing if only else everything, workers=workers)
         return Baseline(name, SampleSet(rows, stable_share=_stable_share(rows, written), workers=workers), only)
 
     yield of("random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed), n)

@@ -11,9 +11,11 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from molvae.chemistry.describe import (
     DESCRIPTORS,
     PARTS,
+    bits_of,
     canonical,
     describe,
     fingerprint,
+    glance,
     guacamol_values,
     kept_token_fraction,
     parts_of,
@@ -21,7 +23,7 @@ from molvae.chemistry.describe import (
     without_stereo,
 )
 from molvae.chemistry.stable import encoded_again
-from molvae.metrics.rows import describe_all, describe_rows
+from molvae.metrics.rows import describe_all, describe_rows, describe_strings
 
 
 def read(smiles: str) -> Chem.Mol:
@@ -176,6 +178,21 @@ def test_each_row_is_described_or_has_its_reason():
     assert describe_rows([("CCO", "[C][C][O]")])[0]["is_stable"] is True
     assert all(set(row) == set(rows[0]) == {*rows[0], *DESCRIPTORS, *PARTS} for row in rows)
     assert rows[2]["mw"] is None and rows[2]["fingerprint"] is None and not rows[2]["is_valid"]
+
+
+def test_a_glance_says_of_filters_and_fingerprint_what_a_long_look_does(strings, vocabulary):
+    odd = [["[C]", "[C]", "[Cl]"], ["[C-1]"], [], strings[0]]  # stopped by a filter and by its charge, none, a repeat
+    short, long = (describe_strings([*strings, *odd], vocabulary.caps, **of) for of in ({"of": glance}, {}))
+    seen = ["canonical", "is_valid", "is_stable", "passes_filters", "fingerprint"]
+    assert short[seen].equals(long[seen]) and set(short["passes_filters"]) == {True, False, None}
+    assert short.drop(columns=[*seen, "reason", "kept_token_fraction"]).isna().all(axis=None)
+
+
+def test_fingerprints_are_unpacked_in_their_order():
+    prints = [fingerprint(read(one)) for one in ("CCO", "c1ccccc1O")]
+    bits = bits_of(prints)
+    assert bits.shape == (2, 1024) and [np.packbits(row.astype(bool)).tobytes() for row in bits] == prints
+    assert bits_of([]).shape == (0, 1024)
 
 
 def test_rows_stand_in_the_order_of_the_samples_and_a_text_that_comes_again_has_its_row_again():

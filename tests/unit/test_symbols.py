@@ -15,7 +15,7 @@ from molvae.chemistry.stable import encoded_again
 from molvae.chemistry.standardise import Rejected, parse, standardise
 from molvae.chemistry.symbols import caps_for, caps_of, decode, encode, in_force, split
 from molvae.errors import ModelFileError
-from molvae.metrics.rows import _decoded_rows, describe_strings
+from molvae.metrics.rows import _decoded_rows, describe_strings, nothing
 from molvae.parallel import in_order
 
 EXOTIC = "[Si] [=Si] [SiH2] [Sn] [Se] [As] [Br+1] [Cl+2] [N+1] [=N+1] [O-1] [P] [S+1] [I] [B-1] [13C] [C@] [C@@H1] [/C]"
@@ -117,7 +117,7 @@ def test_a_process_started_afresh_decodes_under_the_caps_it_is_given():
     both = [caps_for(["[Si]"]) | {"S": 2}, caps_for(["[Si]"])]
     here = [[decode(string, caps) for string in strings] for caps in both]
     assert here[0][0] != here[1][0]
-    tasks = [(strings, caps, True) for caps in both]
+    tasks = [(strings, caps, nothing) for caps in both]
     there = [[canonical(one) for one in decoded] for decoded in here]
     assert [[row["canonical"] for row in rows] for rows in in_order(_decoded_rows, tasks, workers=2)] == there
 
@@ -135,5 +135,5 @@ def test_symbols_and_caps_that_no_encoding_makes_are_refused(symbols, caps, mess
 def test_molecules_keep_all_their_tokens_and_random_strings_few(smiles, strings, vocabulary):
     for text, symbols in zip(smiles, strings, strict=True):
         assert kept_token_fraction(symbols, encoded_again(standardise(text))) == 1, text
-    rows = describe_strings(random_strings({*itertools.chain(*strings)}, 300), vocabulary.caps, identity_only=True)
+    rows = describe_strings(random_strings({*itertools.chain(*strings)}, 300), vocabulary.caps, of=nothing)
     assert rows["kept_token_fraction"].mean() < 0.3  # a third of the alphabet opens branches or closes bonds early
