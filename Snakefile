@@ -9,7 +9,7 @@
 #                                                    books.json; prior: prior.safetensors prior.json
 # results/{experiment}/samples/                      sample: samples.parquet books.json
 # results/{experiment}/validation/                   validate: molecules.parquet reference.parquet metrics.json books.json
-# results/{experiment}/latent/                       latent: card.json
+# results/{experiment}/latent/                       latent: card.json maps.parquet
 # results/{experiment}/report.html                   report
 # results/comparison/                                compare: comparison.json comparison.html, of two experiments or more
 # results/{experiment}/{tracking,checkpoints}/       records for MLflow and resume files: not outputs, so that Snakemake

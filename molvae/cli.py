@@ -182,14 +182,15 @@ def latent(
     ],
     out: Out, latent: Any, threads: Threads = CORES,
 ) -> None:  # fmt: skip
-    """Measure the latent space: used, filled, reconstructing, complete, continuous; with a verdict."""
+    """Measure the latent space: used, filled, reconstructing, complete, continuous; with a verdict, and with maps."""
     from molvae import tracking
     from molvae.stages import latent as stage
 
     with tracking.stage("latent", experiment_dir=out.parent, params=latent.model_dump()) as run:
         card = stage.latent(model, molecules, latent, out, threads=threads)
         run.log(stage.headline(card))
-        run.artifact(out / "card.json")
+        for name in ("card.json", "maps.parquet"):
+            run.artifact(out / name)
     print(f"latent: {card['verdict']}: {card['meaning']}")
 
 

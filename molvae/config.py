@@ -168,10 +168,13 @@ class SampleSettings(Section):
 
 
 class LatentSettings(Section):
-    """The health card of the latent space."""
+    """The health card of the latent space, and maps of it."""
 
     n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and points beside them")
     max_tokens: int = Field(128, ge=1, le=4096, description="longest string written, in tokens; longer ones are cut")
+    maps: int = Field(
+        1000, ge=0, le=5000, description="held-out molecules on the maps, 1 kB of report.html each; 0: none"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of molecules and points")
 
 

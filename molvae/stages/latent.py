@@ -1,18 +1,23 @@
-"""Stage `latent`: the health card of a model's latent space."""
+"""Stage `latent`: the health card of a model's latent space, and maps of it."""
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from molvae.encoding import posterior
 from molvae.errors import DataError
-from molvae.files import write_json
+from molvae.files import replacing, write_json
 from molvae.latent.health import Space, health
+from molvae.latent.linear import TRAINING
+from molvae.latent.maps import mapped
 from molvae.lineage import versions
+from molvae.metrics.rows import prepare
 from molvae.model import load
 from molvae.parallel import Workers
 from molvae.seeds import derive
@@ -25,27 +30,41 @@ log = logging.getLogger(__name__)
 
 
 def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *, threads: int = 1) -> dict[str, Any]:
-    """Write `out`/card.json: figures and verdict.
+    """Write `out`/card.json, figures and verdict, and `out`/maps.parquet, molecules in two dimensions.
 
     Args:
         molecules: a file of SMILES that the model was not trained on; of one with a column `split`, as `featurize`
-            writes it, the rows of `test`, or of `valid` where there is none.
+            writes it, the rows of `test`, or of `valid` where there is none, and those of `train` for a linear space
+            to compare with.
     Raises:
         DataError: the model can read fewer than two of them.
     """
     torch.set_num_threads(threads)
-    loaded = load(model)
-    tokens = loaded.tokens(_some(_held_out(molecules), settings))[1]
-    if len(tokens) < 2:
-        raise DataError(f"{molecules}: {len(tokens)} molecules that the model can read; 2 at least are needed.")
-    log.info("looking at the latent space with %d molecules", len(tokens))
     with Workers(threads) as workers:
+        workers.start(prepare)
+        loaded = load(model)
+        held_out, training = _splits(molecules)
+        places = _some(len(held_out), max(settings.n, settings.maps), settings.seed, "latent")
+        read, tokens = loaded.tokens([held_out[place].smiles for place in places])
+        some = tokens.select(np.flatnonzero(read < settings.n))
+        if len(some) < 2:
+            raise DataError(f"{molecules}: {len(some)} molecules that the model can read; 2 at least are needed.")
+        learned = _some(len(training), TRAINING, settings.seed, "linear")
+        linear = loaded.tokens([training[place].smiles for place in learned])[1]
+        log.info("looking at the latent space with %d molecules", len(some))
         space = Space(
-            loaded.network, loaded.vocabulary, tokens, max_tokens=settings.max_tokens, seed=settings.seed,
-            workers=workers,
+            loaded.network, loaded.vocabulary, some, linear if len(linear) > 1 else None,
+            max_tokens=settings.max_tokens, seed=settings.seed, workers=workers,
         )  # fmt: skip
         found = health(space)
-    log.info("%s: %s", found["verdict"], found["meaning"])
+        log.info("%s: %s", found["verdict"], found["meaning"])
+        shown = np.flatnonzero(read < settings.maps)
+        rows = np.array([held_out[place].row for place in places[read[shown]]], dtype=np.int64)
+        mu, _ = posterior(loaded.network, tokens.select(shown))
+        table, explained = mapped(rows, space.described(tokens.select(shown)), mu.numpy(), workers)
+        found["maps"] = {"n": len(table), "explained_variance": explained} if len(table) else None
+    with replacing(out / "maps.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
     write_json(out / "card.json", {**found, "settings": settings.model_dump(), "versions": versions()})
     return found
 
@@ -63,15 +82,22 @@ def headline(card: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _held_out(file: Path) -> list[str]:
-    """The SMILES of a file, of one with splits those that were held out."""
+class _Molecule(NamedTuple):
+    row: int  # of the file, from 1
+    smiles: str
+
+
+def _splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
+    """The molecules of a file that were held out, and those trained on; without splits all of them were held out."""
+    column = smiles_column(file)
     if "split" not in columns_of(file):
-        return [row.smiles for row in read_rows(file, smiles_column(file))]
-    rows = list(read_rows(file, smiles_column(file), "split"))
-    splits = {row.split for row in rows}
-    return [row.smiles for row in rows if row.split == ("test" if "test" in splits else "valid")]
+        return [_Molecule(number, row.smiles) for number, row in enumerate(read_rows(file, column), 1)], []
+    found: dict[str | None, list[_Molecule]] = defaultdict(list)
+    for number, row in enumerate(read_rows(file, column, "split"), 1):
+        found[row.split].append(_Molecule(number, row.smiles))
+    return found["test"] or found["valid"], found["train"]
 
 
-def _some(smiles: list[str], settings: LatentSettings) -> list[str]:
-    order = np.random.default_rng(derive(settings.seed, "latent")).permutation(len(smiles))
-    return [smiles[row] for row in order[: settings.n]]
+def _some(n: int, most: int, seed: int, purpose: str) -> np.ndarray:
+    """At most so many of n places, in random order."""
+    return np.random.default_rng(derive(seed, purpose)).permutation(n)[:most]

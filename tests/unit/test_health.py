@@ -59,6 +59,46 @@ def test_near_is_near_and_far_is_as_unlike_as_any_two(healthy):
     assert math.isclose(healthy["continuity"]["chance"]["neighbors"], 10 / 23)
 
 
+def test_ways_between_molecules_are_stable_and_go_by_small_steps(healthy):
+    ways = healthy["interpolation"]
+    assert ways["ways"] == 24 and ways["steps"] == 8
+    assert 0.5 < ways["latent"]["stable"] <= 1 and 2 / 8 < ways["latent"]["distinct"] < 1
+    for name in ("logp_step", "qed_step"):
+        assert ways["chance"][name] / 7 < ways["latent"][name] < ways["chance"][name]
+
+
+def test_the_evenness_of_ways_worked_by_hand(monkeypatch):
+    monkeypatch.setattr(cards, "STEPS", 3)
+    rows = pd.DataFrame({
+        "canonical": ["C", "C", "CO", "N", "", "CO"], "is_stable": [True, True, True, True, False, False],
+        "logp": [1.0, 1.0, 3.0, 0.0, None, 5.0], "qed": None,
+    })  # fmt: skip
+    assert cards.evenness(rows) == {
+        "stable": pytest.approx(4 / 6), "distinct": pytest.approx((2 / 3 + 2 / 3) / 2), "logp_step": 1.0,
+        "qed_step": None,
+    }  # fmt: skip
+
+
+LINEAR = ("reconstruction", "completeness", "continuity", "interpolation")
+
+
+def test_without_training_molecules_there_is_no_linear_space_to_compare_with(healthy):
+    assert healthy["linear"] is None
+    assert [healthy[part][cards.TOKENS] for part in LINEAR] == [None] * 4
+    assert healthy["continuity"][cards.FINGERPRINTS] is not None
+
+
+def test_a_linear_space_with_room_for_all_it_has_seen_brings_it_back_and_is_no_generator(tokens, vocabulary, sizes):
+    wide = untrained(len(vocabulary), sizes.model_copy(update={"latent_dim": 40}), seed=0).eval()
+    found = cards.health(Space(wide, vocabulary, tokens, tokens, max_tokens=20, seed=0, workers=Workers()))
+    assert found["linear"] == {"dimensions": len(tokens), "explained_variance": pytest.approx(1)}
+    assert found["reconstruction"][cards.TOKENS] == {"same_molecule": 1, "similarity": 1}
+    assert found["completeness"][cards.TOKENS]["stable"] < 0.5
+    way = found["interpolation"][cards.TOKENS]
+    assert (way["distinct"], way["stable"]) == (2 / 8, 1), "up to the middle it is the one, then the other"
+    assert set(found["continuity"][cards.TOKENS]) == set(found["continuity"]["latent"])
+
+
 def test_molecules_get_fewer_with_the_distance_and_random_tokens_are_none(healthy):
     here = healthy["completeness"]
     by_radius = [part["good"] for part in here["by_radius"]]
@@ -149,7 +189,9 @@ def test_only_held_out_molecules_are_taken_where_the_file_says_which(tmp_path, d
     table = pd.DataFrame({"smiles": drug_like, "split": ["train"] * 30 + ["valid"] * (len(drug_like) - 30)})
     table.to_parquet(tmp_path / "molecules.parquet")
     found = latent("pretrained:moses-latent", tmp_path / "molecules.parquet", LatentSettings(n=5), tmp_path)
-    assert found["n"] == 5
+    assert found["n"] == 5 and found["linear"]["dimensions"] == 30
+    shown = pd.read_parquet(tmp_path / "maps.parquet")
+    assert sorted(shown["row"]) == list(range(31, len(drug_like) + 1)), "rows of the file, held out all of them"
     table["split"] = "train"
     table.to_parquet(tmp_path / "molecules.parquet")
     with pytest.raises(DataError, match="0 molecules that the model can read"):

@@ -188,7 +188,7 @@ def test_mlflow_has_the_settings_figures_files_and_data_of_each_stage(mlflow_run
         "featurize": ("tokens", {"books.json", "vocabulary.json", "rejected.parquet"}),
         "train": ("model", {"books.json", "model.json", "history.csv", "dimensions.csv"}),
         "prior": ("model", {"prior.json"}),
-        "latent": ("latent", {"card.json"}),
+        "latent": ("latent", {"card.json", "maps.parquet"}),
         "sample": ("samples", {"books.json", "samples.parquet"}),
         "validate": ("validation", {"books.json", "metrics.json", "molecules.parquet"}),
     }

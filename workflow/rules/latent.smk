@@ -5,7 +5,7 @@ rule latent:
         prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
         molecules="results/{experiment}/tokens/molecules.parquet",
     output:
-        "results/{experiment}/latent/card.json",
+        multiext("results/{experiment}/latent/", "card.json", "maps.parquet"),
     log:
         "logs/{experiment}/latent.log",
     benchmark:
