@@ -1,23 +1,30 @@
 """The charts of the report, as altair charts: embedded in the page, or saved with `chart.save("x.svg")`.
 
 Text and grid take the colour of their surroundings (`currentColor`), so that one chart reads on white and dark paper.
-Data are summed up here, in Python: a chart carries bins and epochs, never one row a molecule.
+Data are summed up here, in Python: a chart carries bins and epochs, never one row a molecule; but for the maps, which
+are of molecules.
 """
 
 from __future__ import annotations
 
+import json
+import operator
+from functools import reduce
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from molvae.report.reading import PROPERTIES
+from molvae.report.depict import SKETCH_END, SKETCH_START, sketch
+from molvae.report.reading import COORDINATES, PROPERTIES
 
 GREY, BLUE = "#8a9099", "#3583d6"  # training molecules and training loss; samples and held-out loss
+SCALE = ["#2f6fd0", "#2fa08c", "#d9a520", "#d0482f"]  # low to high; no end of it is lost on white or on dark paper
 TRAINING, SAMPLES = "training", "samples"
 WHOLE = {"rings", "heavy_atoms"}
 BINS = 36
+MAP = (500, 380)  # pixels of each, where there is room
 MANY_POINTS = 40  # above, dots hide the line
 TITLES = {
     "mw": "molecular weight (Da)",
@@ -27,6 +34,12 @@ TITLES = {
     "tpsa": "TPSA (Å²)",
     "rings": "rings",
     "heavy_atoms": "heavy atoms",
+}
+MAPS = {
+    "latent_pca": "latent space, principal components",
+    "fingerprint_pca": "Morgan fingerprints, principal components",
+    "latent_tsne": "latent space, t-SNE",
+    "fingerprint_tsne": "Morgan fingerprints, t-SNE",
 }
 # elsewhere the change is the point, not the size
 FROM_ZERO = {"kl", "exact", "mutual_information", "active_units", "kl_weight", "molecules_per_s"}
@@ -103,6 +116,49 @@ def _line(rows: list[dict[str, float]], x: str, y: str, title: str, subtitle: st
         tooltip=[alt.Tooltip(f"{x}:Q", format=".3~g"), alt.Tooltip(f"{y}:Q", format=".3~g")],
     )  # fmt: skip
     return _styled(chart, title, subtitle)
+
+
+def map_charts(maps: pd.DataFrame, card: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
+    """Four maps of the same molecules in one chart, coloured by a property that the reader chooses of those known.
+
+    What is marked in one of them is marked in all.
+
+    Args:
+        maps: a row a molecule, with `smiles`, PROPERTIES and COORDINATES.
+        card: the health card, which knows the shares of variance.
+    """
+    known = [name for name in PROPERTIES if maps[name].notna().any()]
+    if not known:
+        return {}
+    numbers = maps[[*PROPERTIES, *COORDINATES]].map(lambda value: float(f"{value:.3g}"))  # what can be told apart
+    rows = numbers.assign(smiles=maps["smiles"], drawing=[sketch(one) for one in maps["smiles"]])
+    choice = alt.binding_select(options=known, labels=[TITLES[name] for name in known], name="colour: ")
+    shown = alt.param(name="shown", value="logp" if "logp" in known else known[0], bind=choice)
+    drags = {name: alt.selection_interval(name=name) for name in MAPS}
+    marked = reduce(operator.and_, drags.values())
+    explained = (card.get("maps") or {}).get("explained_variance") or {}
+    charts = [_map(name, explained.get(name.split("_")[0]), marked).add_params(drags[name]) for name in MAPS]
+    grid = alt.concat(*charts, data=rows, columns=2, spacing=24, description="; ".join(MAPS.values()))
+    legend = {**TEXT, "orient": "top", "title": None}
+    return {"maps": grid.add_params(shown).configure(**{**STYLE, "legend": legend})}
+
+
+def _map(name: str, explained: list[float] | None, marked: Any) -> alt.Chart:
+    shares = [f" ({share:.0%} of variance)" for share in explained or []] if name.endswith("pca") else []
+    axes = [f"component {k}{share}" for k, share in enumerate(shares, 1)] or [None, None]
+    axis = alt.Axis(labels=False, ticks=False)
+    title = alt.Title(MAPS[name], anchor="start", frame="group", fontSize=13)
+    tips = [alt.Tooltip(f"{one}:Q", title=TITLES[one].split(",")[0], format=".3~g") for one in PROPERTIES]
+    return alt.Chart().transform_calculate(
+        value="datum[shown]",
+        image=f"isValid(datum.drawing) ? {json.dumps(SKETCH_START)} + datum.drawing + {json.dumps(SKETCH_END)} : null",
+    ).mark_circle(size=26, aria=False).encode(
+        alt.X(f"{name}_1:Q", title=axes[0], axis=axis, scale=alt.Scale(zero=False)),
+        alt.Y(f"{name}_2:Q", title=axes[1], axis=axis, scale=alt.Scale(zero=False)),
+        color=alt.Color("value:Q", scale=alt.Scale(range=SCALE)),
+        opacity=alt.condition(marked, alt.value(0.8), alt.value(0.08)),
+        tooltip=[alt.Tooltip("image:N"), alt.Tooltip("smiles:N", title="SMILES"), *tips],
+    ).properties(width=MAP[0], height=MAP[1], title=title)  # fmt: skip
 
 
 def property_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:

@@ -11,10 +11,10 @@ import pandas as pd
 
 from molvae.errors import DataError
 from molvae.files import read_json
+from molvae.latent.maps import COORDINATES, PROPERTIES
 
 Columns = tuple[str, ...]
 BOOKS = {"featurize": "tokens", "train": "model", "sample": "samples", "validate": "validation"}  # stage: folder
-PROPERTIES = ("mw", "logp", "qed", "sa", "tpsa", "rings", "heavy_atoms")
 MOLECULE_NUMBERS = (*PROPERTIES, "index", "log_probability", "largest_ring", "radical_electrons", "charge")
 MOLECULE_CLAIMS = ("is_valid", "is_first", "is_novel")
 MOLECULE_TEXTS = ("smiles", "reason", "oddities", "alerts")
@@ -43,6 +43,7 @@ class Experiment:
     molecules: pd.DataFrame
     reference: pd.DataFrame
     rejected: pd.DataFrame
+    maps: pd.DataFrame
     missing: tuple[str, ...]
 
 
@@ -81,6 +82,7 @@ def read_experiment(folder: Path, dataset_books: Path) -> Experiment:
         ),
         reference=table_at("validation/reference.parquet", PROPERTIES, (), ("smiles",)),
         rejected=table_at("tokens/rejected.parquet", ("row",), (), ("smiles", "reason", "detail")),
+        maps=table_at("latent/maps.parquet", (*PROPERTIES, *COORDINATES), (), ("smiles",)),
         missing=tuple(missing),
     )
     if not any((experiment.model, experiment.metrics, *books.values())):

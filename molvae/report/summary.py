@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,11 @@ BASELINES = {
     NULL: "random tokens (null)",
     SHUFFLED: "shuffled latent points (null)",
     CEILING: "training molecules (ceiling)",
+}
+BESIDE = {
+    "principal_components_of_tokens": "PCA of tokens",
+    "principal_components_of_fingerprints": "PCA of fingerprints",
+    "chance": "chance",
 }
 NO_DISTANCE = "No distance to real molecules was measured, so nothing here says how good the samples are."
 BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
@@ -136,26 +141,55 @@ def memorised(metric: dict[str, Any] | None) -> str | None:
     )
 
 
-def latent_rows(card: dict[str, Any]) -> list[tuple[str, float | None, str]]:
-    """(what, figure, beside it) of a health card, for a table."""
-    if not card:
-        return []
-    use, back, whole, near = (card[name] for name in ("use", "reconstruction", "completeness", "continuity"))
-    chance, components = near["chance"], near["principal_components_of_fingerprints"]
+def latent_rows(cards: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of health cards for a table: `what`, the figure of each model by its name, and of the first what
+    stands `beside` it in the columns of BESIDE (None where it has none), and a `note`.
+    """
+    tables = {name: _latent_rows(card) for name, card in cards.items()}
     return [
-        ("mutual information, nats", use["mutual_information_nats"],
-         f"at most {use['mutual_information_at_most']:.3g} can be told with {card['n']} molecules"),
-        ("active units", use["active_units"], f"of {use['latent_dim']}"),
-        ("molecules that come back from the mean", back["same_molecule"],
-         f"from a draw {back['same_molecule_from_draw']:.3g}"),
-        ("points of the prior that are new, stable and pass the filters", whole["prior"]["good"],
-         f"of posteriors {whole['posterior']['good']:.3g}, random tokens {whole['random_tokens']['good']:.3g}"),
-        ("latent neighbours that are most similar, too", near["latent"]["neighbors"],
-         f"chance {chance['neighbors']:.2g}, principal components of fingerprints {components['neighbors']:.3g}"),
-        ("rank correlation of latent distance and dissimilarity", near["latent"]["rank_correlation"],
-         f"principal components of fingerprints {components['rank_correlation']:.3g}"),
-        ("mismatch of posteriors and prior (MMD²)", card["aggregate_posterior"]["mmd"],
-         f"between draws of the prior {card['aggregate_posterior']['mmd_null']:.2g}"),
+        {**rows[0], "models": {name: row["figure"] for name, row in zip(tables, rows, strict=True)}}
+        for rows in zip(*tables.values(), strict=False)
+    ]
+
+
+def _latent_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
+    use, back, whole, near = (card[name] for name in ("use", "reconstruction", "completeness", "continuity"))
+    ways = card.get("interpolation") or {}
+    random = whole["random_tokens"]
+
+    def row(what: str, figure: Any, of: dict[str, Any] | None = None, key: str = "", note: str = "",
+            chance: Any = None) -> dict[str, Any]:  # fmt: skip
+        beside = {name: ((of or {}).get(name) or {}).get(key) for name in BESIDE}
+        beside |= {} if chance is None else {"chance": chance}
+        return {"what": what, "figure": figure, "beside": beside, "note": note}
+
+    def way(what: str, key: str, note: str = "", chance: Any = None) -> dict[str, Any]:
+        return row(what, ways["latent"][key], ways, key, note, chance)
+
+    even = ways.get("steps", 2) - 1
+    return [
+        row("mutual information, nats", use["mutual_information_nats"],
+            note=f"at most {use['mutual_information_at_most']:.3g} can be told with {card['n']} molecules"),
+        row("active units", use["active_units"], note=f"of {use['latent_dim']}"),
+        row("molecules that come back from the mean", back["same_molecule"], of=back, key="same_molecule"),
+        row("molecules that come back from a draw", back["same_molecule_from_draw"]),
+        row("similarity of what comes back", back["similarity"], of=back, key="similarity",
+            chance=near["similarity_of_random_pairs"]),
+        row("good points of the prior", whole["prior"]["good"], of=whole, key="good", chance=random["good"],
+            note="new, stable, passing MOSES' filters"),
+        row("good points of posteriors", whole["posterior"]["good"], chance=random["good"]),
+        row("neighbours that are most similar, too", near["latent"]["neighbors"], of=near, key="neighbors",
+            note="of the ten nearest"),
+        row("rank correlation of distance and dissimilarity", near["latent"]["rank_correlation"], of=near,
+            key="rank_correlation"),
+        row("mismatch of posteriors and prior (MMD²)", card["aggregate_posterior"]["mmd"],
+            chance=card["aggregate_posterior"]["mmd_null"], note="chance: between draws of the prior"),
+        *([
+            way("stable strings on ways between molecules", "stable", chance=random["stable"]),
+            way("different molecules on a way, of its points", "distinct", f"{ways['ways']} ways of {ways['steps']}"),
+            way("change of logP a step", "logp_step", f"an even way {ways['chance']['logp_step'] / even:.2g}"),
+            way("change of QED a step", "qed_step", f"an even way {ways['chance']['qed_step'] / even:.2g}"),
+        ] if ways else []),
     ]  # fmt: skip
 
 

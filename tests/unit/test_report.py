@@ -8,6 +8,8 @@ import re
 from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -411,6 +413,102 @@ def test_a_drawing_takes_the_text_colour_of_the_page_and_has_no_background() -> 
     svg = depict.molecule_svg("CC(=O)Nc1ccc(O)cc1")
     assert svg.startswith("<svg") and "currentColor" in svg and "<rect" not in svg and "#000000" not in svg
     assert depict.molecule_svg("C1CC") is None and depict.molecule_svg("") is None
+
+
+def test_a_sketch_is_small_and_has_bonds_and_labels_in_their_colours() -> None:
+    text = unquote(depict.sketch("CC(=O)Nc1ccc(O)cc1"))
+    assert text.startswith("<path fill='none' d='M") and len(text) < 700
+    (oxygens,) = re.findall(r"<text fill='crimson' font-size='\d+' x='([\d ]+)' y='[\d ]+'>(\w+)<", text)
+    assert oxygens[1] in {"OHO", "OOH", "HOO"} and len(oxygens[0].split()) == 3
+    assert "royalblue" in text and "fill='black' d=" not in text
+    assert "fill='black' d=" in unquote(depict.sketch("C[C@H](F)Cl")), "a wedge"
+    assert depict.sketch("C1CC") == depict.sketch("") == ""
+    whole = depict.SKETCH_START + depict.sketch("c1ccccc1") + depict.SKETCH_END
+    assert whole.startswith("data:image/svg+xml,")
+    assert ElementTree.fromstring(unquote(whole.partition(",")[2])).attrib["viewBox"] == "0 0 380 260"
+
+
+# --- the latent space
+
+COORDINATES = [
+    f"{space}_{method}_{k}" for space in ("latent", "fingerprint") for method in ("pca", "tsne") for k in (1, 2)
+]
+
+
+def maps(count: int = 20) -> pd.DataFrame:
+    """Molecules on maps as `latent` writes them."""
+    table = molecules(count)[["smiles", *charts.PROPERTIES]].assign(row=range(1, count + 1))
+    return table.assign(**{name: np.linspace(k, k + 1.23456, count) for k, name in enumerate(COORDINATES)})
+
+
+def card() -> dict:
+    """A health card without training molecules."""
+    near = {"neighbors": 0.1, "rank_correlation": 0.2}
+    shares = {"stable": 0.8, "good": 0.5}
+    way = {"stable": 0.7, "distinct": 0.6, "logp_step": 0.3, "qed_step": None}
+    return {
+        "verdict": "healthy", "meaning": "molecules come back", "n": 300, "linear": None,
+        "use": {"mutual_information_nats": 5.0, "mutual_information_at_most": 5.7, "active_units": 60,
+                "latent_dim": 64},
+        "aggregate_posterior": {"mmd": 0.01, "mmd_null": 0.001},
+        "reconstruction": {"same_molecule": 0.95, "same_molecule_from_draw": 0.7, "similarity": 0.9,
+                           "principal_components_of_tokens": None},
+        "completeness": {"prior": shares, "posterior": shares, "random_tokens": shares, "molecules_at": [0.9, 1, 1.1],
+                         "by_radius": [{"radius": 1.0, **shares}], "principal_components_of_tokens": None},
+        "continuity": {"latent": near, "similarity_of_random_pairs": 0.14, "principal_components_of_tokens": None,
+                       "around": [{"spread": 1.0, "similarity": 0.5}], "principal_components_of_fingerprints": near,
+                       "chance": near},
+        "interpolation": {"ways": 50, "steps": 8, "latent": way, "principal_components_of_tokens": None,
+                          "chance": {"logp_step": 0.7, "qed_step": 0.14}},
+        "maps": {"n": 20, "explained_variance": {"latent": [0.21, 0.12], "fingerprint": [0.04, 0.03]}},
+    }  # fmt: skip
+
+
+def test_the_card_is_a_table_with_what_stands_beside_the_model(folder: Folder) -> None:
+    folder.json("latent/card.json", card())
+    text = text_of(folder.page())
+    assert "molecules that come back from the mean 0.950 – – –" in text
+    assert "neighbours that are most similar, too 0.100 – 0.100 0.100 of the ten nearest" in text
+    assert "change of logP a step 0.300 – – 0.700 an even way 0.1" in text
+    assert "not measured, for there are no training molecules" in text
+    linear = {"dimensions": 64, "explained_variance": 0.613}
+    back = card()["reconstruction"] | {"principal_components_of_tokens": {"same_molecule": 0.02, "similarity": 0.3}}
+    folder.json("latent/card.json", card() | {"linear": linear, "reconstruction": back})
+    text = text_of(folder.page())
+    assert "from the mean 0.950 0.020 – –" in text and "(61 % of the variance)" in text
+
+
+def test_the_maps_are_there_with_every_molecule_once(folder: Folder) -> None:
+    folder.json("latent/card.json", card())
+    folder.table("latent/maps.parquet", maps())
+    page = folder.page()
+    (spec,) = [spec for spec in specs_of(page) if "concat" in spec]
+    (rows,) = spec["datasets"].values()
+    assert [row["smiles"] for row in rows] == maps()["smiles"].tolist() and all(row["drawing"] for row in rows)
+    assert [part["title"]["text"] for part in spec["concat"]] == list(charts.MAPS.values())
+    assert "20 held-out molecules by their latent means" in text_of(page)
+
+
+@pytest.mark.parametrize("table", [None, maps(0)], ids=["no file", "turned off"])
+def test_without_maps_there_is_no_such_section(folder: Folder, table: pd.DataFrame | None) -> None:
+    folder.json("latent/card.json", card())
+    if table is not None:
+        folder.table("latent/maps.parquet", table)
+    page = folder.page()
+    assert "held-out molecules by" not in text_of(page) and not any("concat" in spec for spec in specs_of(page))
+    assert "Latent space" in text_of(page)
+
+
+def test_a_map_colours_by_the_property_that_the_reader_chooses_of_those_known() -> None:
+    table = maps().assign(qed=np.nan)
+    chart = charts.map_charts(table, card())["maps"].to_dict(validate=True)
+    (choice,) = [one for one in chart["params"] if one["name"] == "shown"]
+    assert choice["value"] == "logp" and choice["bind"]["options"] == [p for p in charts.PROPERTIES if p != "qed"]
+    assert [part["encoding"]["x"]["title"] for part in chart["concat"][:2]] == [
+        "component 1 (21% of variance)", "component 1 (4% of variance)",
+    ]  # fmt: skip
+    (rows,) = chart["datasets"].values()
+    assert rows[1]["latent_pca_1"] == 0.065 and rows[0]["qed"] is None
 
 
 # --- charts

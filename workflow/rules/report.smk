@@ -8,7 +8,7 @@ rule report:
         dimensions="results/{experiment}/model/dimensions.csv",
         prior="results/{experiment}/model/prior.json",
         training="results/{experiment}/model/books.json",
-        latent="results/{experiment}/latent/card.json",
+        latent=multiext("results/{experiment}/latent/", "card.json", "maps.parquet"),
         samples="results/{experiment}/samples/books.json",
         metrics="results/{experiment}/validation/metrics.json",
         molecules="results/{experiment}/validation/molecules.parquet",
