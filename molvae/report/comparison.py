@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from molvae.report.page import FOLDER, template
-from molvae.report.summary import BETTER, number
+from molvae.report.summary import BESIDE, BETTER, latent_rows, number
 
 TONES = {"better": "good", "worse": "poor", "different": "between"}
 WIDTH, HEIGHT = 160, 14  # of the drawing of an interval
@@ -23,7 +23,10 @@ def render(content: Mapping[str, Any]) -> str:
     """
     page = template("comparison.html.j2", signed=signed, drawn=drawn, counted=counted)
     style = Markup((FOLDER / "report.css").read_text("utf-8"))
-    return page.render(content=content, style=style, better=BETTER, tones=TONES).lstrip()
+    rows = latent_rows(content.get("cards") or {})
+    return page.render(
+        content=content, style=style, better=BETTER, tones=TONES, latent_rows=rows, beside=BESIDE
+    ).lstrip()  # fmt: skip
 
 
 def signed(value: float) -> str:

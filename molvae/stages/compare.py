@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def compare(groups: Mapping[str, Sequence[Path]], out: Path | None = None) -> di
     """Compare all generators with the first, figure by figure.
 
     Args:
-        groups: name -> metrics.json of each of its runs, which differ in their seeds.
+        groups: name -> metrics.json of each of its runs, which differ in their seeds. If one lies in the folder of an
+            experiment, so does the health card of its latent space, which is compared, too.
         out: folder for comparison.json and comparison.html.
     Raises:
         MolvaeError: fewer than two generators.
@@ -43,6 +44,7 @@ def compare(groups: Mapping[str, Sequence[Path]], out: Path | None = None) -> di
         "first": first,
         "runs": {name: [str(path) for path in paths] for name, paths in groups.items()},
         "comparisons": {name: difference(runs[first], runs[name]) for name in others},
+        "cards": dict(_cards(groups)),
     }
     if out:
         write_json(out / "comparison.json", content)
@@ -60,6 +62,14 @@ def headline(content: Mapping[str, Any]) -> dict[str, float]:
             for end, value in zip(("low", "high"), row["interval"] or (), strict=False):
                 found[f"{name}/{row['name']}/{end}"] = value
     return found
+
+
+def _cards(groups: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The health card of each run that has one, by the generator's name and, of several runs, the run's number."""
+    for name, paths in groups.items():
+        for number, path in enumerate(paths, 1):
+            if (card := path.parent.parent / "latent/card.json").is_file():
+                yield name if len(paths) == 1 else f"{name}, run {number}", read_json(card)
 
 
 def _metrics(path: Path) -> dict[str, Any]:

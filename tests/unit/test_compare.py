@@ -10,6 +10,7 @@ import pytest
 from molvae.errors import DataError, MolvaeError
 from molvae.metrics.comparison import compare as differences
 from molvae.report.comparison import render
+from molvae.report.summary import latent_rows
 from molvae.stages.compare import compare, headline, parse_group
 
 
@@ -113,6 +114,47 @@ def test_the_files_hold_it_all(tmp_path):
     page = (tmp_path / "out/comparison.html").read_text()
     assert page.startswith("<!doctype html>") and "b less a" in page and "<script" not in page
     assert headline(content)["b/valid"] == pytest.approx(0.4) and "b/valid/low" in headline(content)
+
+
+def card(back: float, verdict: str = "healthy") -> dict:
+    """A health card with such a share of molecules that come back, beside 0.01 of principal components."""
+    shares = {"good": 0.5}
+    return {
+        "verdict": verdict, "meaning": "something", "n": 300, "linear": None,
+        "use": {"mutual_information_nats": 5.0, "mutual_information_at_most": 5.7, "active_units": 60,
+                "latent_dim": 64},
+        "aggregate_posterior": {"mmd": 0.01, "mmd_null": 0.001},
+        "reconstruction": {"same_molecule": back, "same_molecule_from_draw": back / 2, "similarity": 0.9,
+                           "principal_components_of_tokens": {"same_molecule": back / 100, "similarity": 0.2}},
+        "completeness": {"prior": shares, "posterior": shares, "random_tokens": shares},
+        "continuity": {"latent": {"neighbors": 0.1, "rank_correlation": 0.2}, "similarity_of_random_pairs": 0.14,
+                       "principal_components_of_tokens": None,
+                       "principal_components_of_fingerprints": {"neighbors": 0.6, "rank_correlation": 0.7},
+                       "chance": {"neighbors": 0.03, "rank_correlation": 0.0}},
+    }  # fmt: skip
+
+
+def test_latent_spaces_stand_side_by_side_with_what_stands_beside_the_first(tmp_path):
+    groups = {"vae": [tmp_path / "vae0", tmp_path / "vae1"], "plain": [tmp_path / "plain"], "bare": [tmp_path / "bare"]}
+    groups = {name: [folder / "validation/metrics.json" for folder in folders] for name, folders in groups.items()}
+    for number, path in enumerate(path for paths in groups.values() for path in paths):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(run(valid=(0.5, 0.01))))
+        if "bare" not in str(path):
+            (path.parent.parent / "latent").mkdir()
+            (path.parent.parent / "latent/card.json").write_text(json.dumps(card(0.9 - number / 10)))
+    content = compare(groups, tmp_path / "out")
+    assert list(content["cards"]) == ["vae, run 1", "vae, run 2", "plain"]
+    row = next(row for row in latent_rows(content["cards"]) if row["what"] == "molecules that come back from the mean")
+    assert row["models"] == {"vae, run 1": 0.9, "vae, run 2": 0.8, "plain": 0.7}
+    assert row["beside"]["principal_components_of_tokens"] == pytest.approx(0.009) and row["beside"]["chance"] is None
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "Latent spaces" in page and "PCA of tokens" in page and "<b>plain</b>: <strong>healthy</strong>" in page
+
+
+def test_without_a_health_card_there_is_no_table_of_latent_spaces():
+    content = {"first": "x", "runs": {"x": ["x"], "y": ["z"]}, "comparisons": {"y": []}, "cards": {}}
+    assert "Latent spaces" not in render(content)
 
 
 def test_names_are_escaped():

@@ -168,7 +168,7 @@ def test_settings_cannot_be_changed_once_made():
         TrainSettings().epochs = 3
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "moses.yaml", "moses-latent.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "moses.yaml", "moses-latent.yaml", "latent.yaml"])
 def test_a_shipped_config_is_right_by_the_classes_and_by_the_schema(name):
     read_config(shipped(name))
     read_config(merge(shipped(), shipped(name)))  # as an overlay, which is how the second is used

@@ -1,6 +1,7 @@
 rule compare:
     input:
         metrics=expand("results/{experiment}/validation/metrics.json", experiment=list(EXPERIMENTS)),
+        cards=expand("results/{experiment}/latent/card.json", experiment=list(EXPERIMENTS)),
     output:
         "results/comparison/comparison.json",
         page=report(
