@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
+from molvae.card import CARD, FORMAT_VERSION, WEIGHTS, read_card
 from molvae.config import ModelSettings, PriorSettings, parse
 from molvae.errors import ConfigError, ModelFileError
 from molvae.files import replacing, sha256, write_json
@@ -21,8 +22,6 @@ from molvae.training import State
 from molvae.vae import VAE
 from molvae.vocabulary import Vocabulary
 
-FORMAT_VERSION = 2
-WEIGHTS, CARD = "model.safetensors", "model.json"
 PRIOR_WEIGHTS, PRIOR_CARD = "prior.safetensors", "prior.json"
 
 
@@ -58,7 +57,7 @@ def load_model(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
     card_file, weights_file = Path(folder) / PRIOR_CARD, Path(folder) / PRIOR_WEIGHTS
     if not card_file.exists():
         return model, vocabulary, card
-    about = _read_card(card_file)
+    about = read_card(card_file)
     if about.get("weights_sha256") != sha256(Path(folder) / WEIGHTS):
         raise ModelFileError(
             f"{card_file}: this prior was fitted to other weights than {WEIGHTS} holds. Run `molvae prior` again, or "
@@ -77,14 +76,26 @@ def load_model(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
 def load_trained(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
     """The same with the prior of training."""
     card_file, weights_file = Path(folder) / CARD, Path(folder) / WEIGHTS
-    card = _read_card(card_file)
+    card = read_card(card_file)
     vocabulary = Vocabulary.from_json(card.get("vocabulary"), str(card_file))
+    settings = networks_of(folder)
     with _explained(card_file, weights_file):
-        settings = parse(ModelSettings, card["settings"]["model"], "settings.model.")
         with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
             model = VAE(len(vocabulary), settings)
         model.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
     return model.eval(), vocabulary, card
+
+
+def networks_of(folder: Path) -> ModelSettings:
+    """The settings that the networks of the model in a folder are built by.
+
+    Raises:
+        ModelFileError: as `load_model`.
+    """
+    card_file, weights_file = Path(folder) / CARD, Path(folder) / WEIGHTS
+    card = read_card(card_file)
+    with _explained(card_file, weights_file):
+        return parse(ModelSettings, card["settings"]["model"], "settings.model.")
 
 
 @contextmanager
@@ -128,19 +139,6 @@ def load_state(path: Path, fingerprint: str) -> State:
     if metadata.get("fingerprint") != fingerprint:
         raise ModelFileError(f"{path}: a checkpoint of other settings, data or code. Delete it to train anew.")
     return State(json.loads(metadata["progress"]), tensors)
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file. A model folder holds {CARD} and {WEIGHTS}.") from None
-    except (OSError, ValueError) as err:
-        raise ModelFileError(f"{path}: damaged, not JSON ({err}). Train again or copy it afresh.") from None
-    version = card.get("format_version") if isinstance(card, dict) else None
-    if version != FORMAT_VERSION:
-        raise ModelFileError(f"{path}: format {version!r}, this molvae reads format {FORMAT_VERSION}.")
-    return card
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

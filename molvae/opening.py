@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from molvae.checkpoints import CARD, load_model
+from molvae.card import CARD
+from molvae.checkpoints import load_model
 from molvae.chemistry.brackets import plain, selfies_of
 from molvae.chemistry.stable import are_stable
 from molvae.chemistry.symbols import decode

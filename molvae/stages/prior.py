@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from molvae.checkpoints import WEIGHTS, load_trained, save_prior
+from molvae.card import WEIGHTS
+from molvae.checkpoints import load_trained, save_prior
 from molvae.encoding import posterior_draws, some_posteriors
 from molvae.errors import ConfigError
 from molvae.files import sha256
