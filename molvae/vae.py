@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,9 +13,19 @@ from molvae.networks import Decoder, Drop, Encoder, keep
 from molvae.objective import reconstruction_nats
 from molvae.priors import make_prior
 from molvae.seeds import derive
+from molvae.vocabulary import SPECIAL
 
 if TYPE_CHECKING:
     from molvae.config import ModelSettings
+
+
+TOKEN_ROWS = (  # tensors with a row a token
+    "encoder.embedding.weight",
+    "decoder.embedding.weight",
+    "decoder.state_to_logits.weight",
+    "decoder.state_to_logits.bias",
+    "decoder.latent_to_logits.weight",
+)
 
 
 class ElboTerms(NamedTuple):
@@ -59,3 +70,27 @@ def untrained(vocabulary_size: int, settings: ModelSettings, seed: int) -> VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         return VAE(vocabulary_size, settings)
+
+
+@torch.no_grad()
+def extended(model: VAE, settings: ModelSettings, vocabulary_size: int, rows: Sequence[int]) -> VAE:
+    """`model` with more tokens; what it makes of strings of its own tokens is the same but for the new ones' share.
+
+    A new token starts as the mean of all tokens that are not special: its probability is then at most the mean of
+    theirs, whatever the state of the decoder, so that the old ones lose next to nothing. Equal rows part at the first
+    step, because each has gradients of its own.
+    Source: Hewitt 2021, "Initializing new word embeddings for pretrained language models".
+
+    Args:
+        settings: of `model`.
+        rows: the id in the new model of each token of `model`.
+    """
+    state = model.state_dict()
+    for name in TOKEN_ROWS:
+        old = state[name]
+        state[name] = old[len(SPECIAL) :].mean(0).repeat(vocabulary_size, *[1] * (old.ndim - 1))
+        state[name][list(rows)] = old
+    with torch.device("meta"):
+        larger = VAE(vocabulary_size, settings)
+    larger.to_empty(device="cpu").load_state_dict(state)
+    return larger

@@ -36,6 +36,32 @@ class Vocabulary:
         """Vocabulary of a set of symbols, the same whatever order they come in."""
         return cls(tuple(sorted(set(symbols))), dict(sorted(caps.items())))
 
+    def extended(self, symbols: Iterable[str], caps: dict[str, int]) -> Vocabulary:
+        """This vocabulary with more symbols behind its own; the ids of merged tokens move up by their number.
+
+        Args:
+            caps: of the new symbols. Where it has a cap already it keeps its own: strings that it stands for would
+                else become other molecules.
+        """
+        new = sorted(set(symbols) - set(self.symbols))
+        singles = len(SPECIAL) + len(self.symbols)
+        merges = tuple(tuple(k + len(new) * (k >= singles) for k in pair) for pair in self.merges)
+        return Vocabulary((*self.symbols, *new), dict(sorted({**caps, **self.caps}.items())), merges)
+
+    def ids_of(self, start: Vocabulary, where: str) -> list[int]:
+        """The id here of each id of the vocabulary that this one extends.
+
+        Raises:
+            ModelFileError: this is no extension of `start`; `where` names the file of this one.
+        """
+        if start.extended(self.symbols[len(start.symbols) :], self.caps) != self:
+            raise ModelFileError(
+                f"{where}: does not begin with the symbols, merges and bonding caps of the model to start from. "
+                "Featurize again with the same start.model."
+            )
+        singles = len(SPECIAL) + len(start.symbols)
+        return [*range(singles), *range(len(self) - len(self.merges), len(self))]
+
     def __len__(self) -> int:
         return len(SPECIAL) + len(self.symbols) + len(self.merges)
 

@@ -74,3 +74,34 @@ def test_a_file_of_another_version_is_refused(key, value):
 def test_anything_else_is_no_vocabulary(content):
     with pytest.raises(ModelFileError, match="this is no vocabulary of molvae"):
         Vocabulary.from_json(content, WHERE)
+
+
+@given(st.sets(st.sampled_from(("[Se]", "[I]", "[C]", "<1", "1>"))))
+def test_an_extended_vocabulary_keeps_order_merges_and_caps_and_says_where_each_token_went(new):
+    merges = ((4, 7), (10, 8), (11, 10))
+    own = Vocabulary(KNOWN, VOCABULARY.caps, merges)
+    extended = own.extended(new, {"C": 3, "Se": 6})
+    assert extended.symbols == (*KNOWN, *sorted(new - {"[C]"})) and extended.caps == {"?": 1, "C": 4, "Se": 6}
+    places = extended.ids_of(own, WHERE)
+    ordinary = range(len(SPECIAL), len(own))
+    assert [extended.text([places[k]]) for k in ordinary] == [own.text([k]) for k in ordinary]
+    assert places[: len(SPECIAL)] == [PAD, BOS, EOS, UNK]
+    assert Vocabulary.from_json(extended.to_json(), WHERE) == extended
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Vocabulary(KNOWN[1:], VOCABULARY.caps),
+        Vocabulary(KNOWN[::-1], VOCABULARY.caps),
+        Vocabulary(KNOWN, {"?": 1, "C": 3}),
+        Vocabulary((*KNOWN, "[I]", "[B]"), VOCABULARY.caps),
+        Vocabulary(KNOWN, VOCABULARY.caps, ((4, 5),)),
+    ],
+    ids=["a symbol less", "another order", "another cap", "new ones unsorted", "other merges"],
+)
+def test_a_vocabulary_that_does_not_extend_another_one_is_refused(other):
+    with pytest.raises(
+        ModelFileError, match=r"x/vocabulary\.json: does not begin with the symbols, merges and bonding"
+    ):
+        other.ids_of(VOCABULARY, WHERE)
