@@ -75,10 +75,10 @@ def fetch(data: Any, out: Out) -> None:
 
 
 @app.command()
-@with_settings("featurize")
+@with_settings("featurize", "start")
 def featurize(
     inputs: Annotated[list[Path], typer.Argument(help="a table that `molvae fetch` wrote, or blocks with --gather")],
-    out: Out, featurize: Any, share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
+    out: Out, featurize: Any, start: Any, share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
 ) -> None:  # fmt: skip
     """Standardise SMILES, write them as SELFIES tokens, build the vocabulary, split."""
     import tempfile
@@ -88,24 +88,25 @@ def featurize(
     from molvae.stages import featurize as stage
 
     if share:
-        stage.featurize_block(inputs[0], featurize, out, share=Share.parse(share), workers=threads)
+        stage.featurize_block(inputs[0], featurize, out, start=start, share=Share.parse(share), workers=threads)
         return
-    with tracking.stage("featurize", experiment_dir=out.parent, params=featurize.model_dump()) as run:
+    params = {**featurize.model_dump(), "start": start.model_dump()}
+    with tracking.stage("featurize", experiment_dir=out.parent, params=params) as run:
         with tempfile.TemporaryDirectory() as folder:
             if not gather:
                 inputs = [Path(folder) / "block.parquet", *inputs]
-                stage.featurize_block(inputs.pop(), featurize, inputs[0], workers=threads)
-            books = stage.featurize(inputs, featurize, out)
+                stage.featurize_block(inputs.pop(), featurize, inputs[0], start=start, workers=threads)
+            books = stage.featurize(inputs, featurize, out, start=start)
         dataset = books["dataset"]
         run.dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
         _close(run, books, out, "vocabulary.json", "rejected.parquet")
 
 
 @app.command()
-@with_settings("model", "train")
+@with_settings("model", "train", "start")
 def train(
     tokens: Annotated[Path, typer.Argument(help="folder that `molvae featurize` wrote")],
-    out: Out, model: Any, train: Any,
+    out: Out, model: Any, train: Any, start: Any,
     checkpoints: Annotated[
         Path | None, typer.Option(help="folder for the resume file [default: OUT/../checkpoints]")
     ] = None,
@@ -115,12 +116,12 @@ def train(
     from molvae import tracking
     from molvae.stages import train as stage
 
-    with tracking.stage(
-        "train", experiment_dir=out.parent, params={"model": model.model_dump(), "train": train.model_dump()}
-    ) as run:
+    networks = stage.networks(model, start)
+    params = {"model": networks.model_dump(), "train": train.model_dump(), "start": start.model_dump()}
+    with tracking.stage("train", experiment_dir=out.parent, params=params) as run:
         books = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
-            device=stage.choose_device(gpus), earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
+            device=stage.choose_device(gpus), start=start, earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
         if books:  # of several processes the first one has them

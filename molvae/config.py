@@ -10,9 +10,10 @@ import copy
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from molvae.errors import ConfigError, did_you_mean
+from molvae.pretrained import folder_of
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -42,6 +43,28 @@ class DataSettings(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         None, description="checksum the source must have, in hex; null: taken as it is"
     )
+
+
+class StartSettings(Section):
+    """Fine-tuning: a trained model to begin with."""
+
+    model: str | None = Field(
+        None,
+        description="model folder, or pretrained:NAME, whose weights, networks, vocabulary and merges training goes on "
+        "from; null: none",
+    )
+    unknown: Literal["extend", "drop", "error"] = Field(
+        "extend",
+        description="molecules with symbols it does not know: extend (it learns those of the training molecules), "
+        "drop (rejected, the symbol named) or error",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _must_come_with_the_package(cls, model: str | None) -> str | None:
+        if model is not None:
+            folder_of(model)  # ModelFileError is a ValueError, as pydantic wants it
+        return model
 
 
 class FeaturizeSettings(Section):
@@ -211,6 +234,7 @@ class Settings(Section):
     """All that defines one experiment."""
 
     data: DataSettings
+    start: StartSettings = Field(default_factory=StartSettings)
     featurize: FeaturizeSettings = Field(default_factory=FeaturizeSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)

@@ -15,6 +15,7 @@ from molvae.errors import ConfigError
 
 SECTIONS = {
     "data": config.DataSettings,
+    "start": config.StartSettings,
     "featurize": config.FeaturizeSettings,
     "model": config.ModelSettings,
     "train": config.TrainSettings,
@@ -23,7 +24,7 @@ SECTIONS = {
     "validate": config.ValidateSettings,
     "latent": config.LatentSettings,
 }
-SHORT = {"n": ["-n", "--n"]}
+FLAGS = {"n": ["-n", "--n"], "model": ["--start"]}  # of keys whose option is not called as they are
 
 
 def with_settings(*names: str, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -66,7 +67,7 @@ def _parameter(name: str, key: str) -> inspect.Parameter:
     field = SECTIONS[name].model_fields[key]
     default = "" if field.is_required() else f" [default: {field.get_default()}]"
     kind: Any = {bool: bool, int: int, float: float}.get(field.annotation, str)  # type: ignore[arg-type]
-    flags = SHORT.get(key, [] if kind is bool else ["--" + key.replace("_", "-")])
+    flags = FLAGS.get(key, [] if kind is bool else ["--" + key.replace("_", "-")])
     option = typer.Option(*flags, help=f"{field.description}{default}", rich_help_panel=f"Settings: {name}")
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

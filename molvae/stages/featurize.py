@@ -4,6 +4,9 @@
 it drops duplicates, builds the vocabulary and writes the ids. Memory does not grow with the number of rows but
 for a byte a row; the result does not depend on the number of shares.
 
+With `start.model` the vocabulary is that of a trained model, its merges included, and none is learned; what becomes of
+molecules with symbols that it lacks `start.unknown` says.
+
 A training molecule may have variants: randomised spellings of it, which an encoder may read in its place. They are no
 rows of their own: no book counts them as molecules.
 """
@@ -12,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,23 +29,27 @@ import pyarrow.parquet
 
 from molvae import merges
 from molvae.books import close_books
+from molvae.card import vocabulary_of
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.standardise import Rejected, randomise, standardise
 from molvae.chemistry.symbols import caps_for, encode
 from molvae.errors import DataError
 from molvae.files import read_json, write_json
 from molvae.parallel import in_order
+from molvae.pretrained import folder_of
 from molvae.share import Share
 from molvae.tables import EvenWriter
 from molvae.tokenstore import TokenStoreWriter
 from molvae.vocabulary import UNK, Vocabulary
 
 if TYPE_CHECKING:
-    from molvae.config import FeaturizeSettings
+    from molvae.config import FeaturizeSettings, StartSettings
 
+log = logging.getLogger(__name__)
 BATCH_ROWS = 16_384  # rows of blocks that are in memory at once
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
 MERGES_LEARN_FROM = 100_000  # training molecules that the merges are learned from
+UNKNOWN = "unknown_symbol"  # reason of molecules that the model to start from has no symbol for
 BLOCK = pyarrow.schema(
     {
         "row": pyarrow.int64(),
@@ -60,12 +68,25 @@ MOLECULES = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "spl
 
 
 def featurize_block(
-    dataset: Path, settings: FeaturizeSettings, out: Path, *, share: Share = Share(), workers: int = 1
+    dataset: Path,
+    settings: FeaturizeSettings,
+    out: Path,
+    *,
+    start: StartSettings | None = None,
+    share: Share = Share(),
+    workers: int = 1,
 ) -> None:
-    """Standardise and tokenise one share of a data set's rows into the block file `out`."""
+    """Standardise and tokenise one share of a data set's rows into the block file `out`.
+
+    Args:
+        start: a trained model whose vocabulary is to be used; none if its `model` is None. Unless that vocabulary may
+            be extended, molecules with symbols that it lacks are rejected, `unknown_symbol`, the symbols in the detail.
+    """
     books = read_json(dataset.with_suffix(".json"))
+    vocabulary = _vocabulary_of(start)
+    known = frozenset(vocabulary.symbols) if vocabulary and start.unknown != "extend" else None
     groups = share.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
-    tasks = [(dataset, group, settings, tuple(sorted(books["splits"]))) for group in groups]
+    tasks = [(dataset, group, settings, tuple(sorted(books["splits"])), known) for group in groups]
     symbols: dict[str, int] = {}
     with EvenWriter(out, BLOCK) as writer:
         for table, own in in_order(_featurize_rows, tasks, workers):
@@ -75,21 +96,32 @@ def featurize_block(
         writer.file.add_key_value_metadata({"symbols": "\n".join(symbols), "dataset": json.dumps(dataset)})
 
 
-def _featurize_rows(task: tuple[Path, int, FeaturizeSettings, tuple[str, ...]]) -> tuple[pyarrow.Table, list[str]]:
+def _vocabulary_of(start: StartSettings | None) -> Vocabulary | None:
+    """The vocabulary of the model to start from, if there is one."""
+    return vocabulary_of(folder_of(start.model)) if start and start.model else None
+
+
+def _featurize_rows(
+    task: tuple[Path, int, FeaturizeSettings, tuple[str, ...], frozenset[str] | None],
+) -> tuple[pyarrow.Table, list[str]]:
     """One row group: a table of BLOCK rows, and the symbols that its ids are positions in."""
-    dataset, group, settings, given = task
+    dataset, group, settings, given, known = task
     symbols: dict[str, int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in BLOCK.names}
     for row in pyarrow.parquet.ParquetFile(dataset).read_row_group(group).to_pylist():
-        for name, value in zip(BLOCK.names, _featurize_row(row, settings, given, symbols), strict=True):
+        for name, value in zip(BLOCK.names, _featurize_row(row, settings, given, known, symbols), strict=True):
             columns[name].append(value)
     return pyarrow.table(columns, schema=BLOCK), list(symbols)
 
 
 def _featurize_row(
-    row: dict[str, Any], settings: FeaturizeSettings, given: tuple[str, ...], symbols: dict[str, int]
+    row: dict[str, Any],
+    settings: FeaturizeSettings,
+    given: tuple[str, ...],
+    known: frozenset[str] | None,
+    symbols: dict[str, int],
 ) -> tuple[Any, ...]:
-    """One row as the values of BLOCK; new symbols are added to `symbols`."""
+    """One row as the values of BLOCK; new symbols are added to `symbols`. If given, only `known` ones are kept."""
     try:
         if row["problem"]:
             raise Rejected(row["problem"])
@@ -102,16 +134,22 @@ def _featurize_row(
         found = bracketed(encode(smiles))
         if len(found) > settings.max_tokens:
             raise Rejected("too_long", f"{len(found)} symbols, featurize.max_tokens is {settings.max_tokens}")
+        if known is not None and (unknown := sorted(set(found) - known)):
+            raise Rejected(UNKNOWN, ", ".join(unknown))
     except Rejected as why:
         return row["row"], row["smiles"], row["split"], why.reason, why.detail, *[None] * 4
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
     split = _split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, given, settings)
-    variants, replaced = _variants(smiles, found, settings) if split == "train" and settings.variants else ([], 0)
+    variants, replaced = (
+        _variants(smiles, found, known, settings) if split == "train" and settings.variants else ([], 0)
+    )
     ids, *others = ([symbols.setdefault(one, len(symbols)) for one in string] for string in (found, *variants))
     return row["row"], smiles, split, None, None, int.from_bytes(digest[:8], "big"), ids, others, replaced
 
 
-def _variants(smiles: str, canonical: list[str], settings: FeaturizeSettings) -> tuple[list[list[str]], int]:
+def _variants(
+    smiles: str, canonical: list[str], known: frozenset[str] | None, settings: FeaturizeSettings
+) -> tuple[list[list[str]], int]:
     """Symbols of the variants of a molecule, and how many of them had to be its canonical ones."""
     variants = []
     for spelling in randomise(smiles, settings.variants):
@@ -119,7 +157,7 @@ def _variants(smiles: str, canonical: list[str], settings: FeaturizeSettings) ->
             found = bracketed(encode(spelling))
         except Rejected:
             continue
-        if len(found) <= settings.max_tokens:
+        if len(found) <= settings.max_tokens and (known is None or known.issuperset(found)):
             variants.append(found)
     replaced = settings.variants - len(variants)
     return variants + [canonical] * replaced, replaced
@@ -149,15 +187,26 @@ def _renumber(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
     return table
 
 
-def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) -> dict[str, Any]:
+def featurize(
+    blocks: Sequence[Path], settings: FeaturizeSettings, out: Path, *, start: StartSettings | None = None
+) -> dict[str, Any]:
     """Make the token store `out` of all blocks of a data set, given in order.
 
     Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split), rejected.parquet
     (row, smiles, reason, detail; duplicates too) and books.json.
 
+    Args:
+        start: as the blocks were made with.
     Raises:
-        DataError: no molecule is left to train on.
+        DataError: no molecule is left to train on; or there are unknown symbols where `start.unknown` is "error".
     """
+    own = _vocabulary_of(start)
+    dropped = _unknown(blocks) if own else Counter()
+    if dropped and start.unknown == "error":
+        raise DataError(
+            f"{out}: {start.model} does not know all symbols of the molecules: {_listed(dropped)}. Set start.unknown "
+            "to extend, or to drop, which lists the molecules in rejected.parquet."
+        )
     kept = _first_of_each(blocks)
     symbols, splits = _count(blocks, kept)
     if not splits["train"]:
@@ -166,19 +215,29 @@ def featurize(blocks: Sequence[Path], settings: FeaturizeSettings, out: Path) ->
         raise DataError(
             f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."
         )
-    vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-    if settings.merges:
-        ids, lengths = _for_learning(blocks, kept, vocabulary)
-        vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
+    more: dict[str, Any] = {}
+    if own:
+        # new elements get the most bonds RDKit gives them: fewer would cut molecules of these data short when they are
+        # decoded, more would decode to what RDKit refuses
+        vocabulary = own.extended(symbols, caps_for(symbols))
+        new = {symbol: symbols[symbol] for symbol in vocabulary.symbols[len(own.symbols) :]}
+        more = {"start": start.model, "new_symbols": new, "dropped_symbols": dict(dropped)}
+        log.info("vocabulary of %s; new symbols: %s; dropped: %s", start.model, _listed(new), _listed(dropped))
+    else:
+        vocabulary = Vocabulary.build(symbols, caps_for(symbols))
+        if settings.merges:
+            ids, lengths = _for_learning(blocks, kept, vocabulary)
+            vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
     rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings.variants, out)
     write_json(out / "vocabulary.json", vocabulary.to_json())
     duplicates = rejected.pop("duplicate", 0)
-    variants = {"variants": settings.variants * splits["train"], "variants_replaced_by_canonical": replaced}
+    if settings.variants:
+        more |= {"variants": settings.variants * splits["train"], "variants_replaced_by_canonical": replaced}
     return close_books(
         out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
         rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
         mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
-        dataset=json.loads(_metadata(blocks[0], "dataset")), **(variants if settings.variants else {}),
+        dataset=json.loads(_metadata(blocks[0], "dataset")), **more,
     )  # fmt: skip
 
 
@@ -211,14 +270,29 @@ def _keys(blocks: Sequence[Path], wanted: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(keys), np.concatenate(places)
 
 
-def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[set[str], Counter[str]]:
-    """Symbols of the training molecules and of their variants, and molecules a split."""
-    symbols: set[str] = set()
+def _listed(symbols: Mapping[str, int]) -> str:
+    """How often each symbol occurs, the most frequent first, for a message."""
+    return ", ".join(f"{symbol} {count}" for symbol, count in Counter(symbols).most_common()) or "none"
+
+
+def _unknown(blocks: Sequence[Path]) -> Counter[str]:
+    """Molecules that were rejected for a symbol, by symbol."""
+    found: Counter[str] = Counter()
+    for batch in _batches(blocks, ["reason", "detail"]):
+        gone = batch.filter(pyarrow.compute.equal(batch.column("reason"), UNKNOWN))
+        found.update(symbol for detail in gone.column("detail").to_pylist() for symbol in detail.split(", "))
+    return found
+
+
+def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[Counter[str], Counter[str]]:
+    """How often the training molecules and their variants hold each symbol, and molecules a split."""
+    symbols: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     for own, batch, _ in _rows(blocks, kept, ["split", "ids", "variants"]):
         splits.update(batch.column("split").to_pylist())
         for column in _training(batch).select(["ids", "variants"]).columns:
-            symbols.update(own[k] for k in column.flatten(recursive=True).unique().to_pylist())
+            counted = column.flatten(recursive=True).value_counts().to_pylist()
+            symbols.update({own[one["values"]]: one["counts"] for one in counted})
     return symbols, splits
 
 

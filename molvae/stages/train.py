@@ -1,4 +1,9 @@
-"""Stage `train`: tokens to a model folder. Interrupted, it goes on where it was when started again."""
+"""Stage `train`: tokens to a model folder. Interrupted, it goes on where it was when started again.
+
+With `start.model` the networks begin with the weights of a trained model (fine-tuning). Their sizes are then its own,
+not those of the section `model`; so is the prior in the ELBO. A prior that stage `prior` fitted to that model is left
+behind: it describes where its latent points lay, and training moves them.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from molvae.books import close_books
-from molvae.checkpoints import load_state, save_model, save_state
+from molvae.card import WEIGHTS
+from molvae.checkpoints import load_state, load_trained, networks_of, save_model, save_state
 from molvae.distributed import joined
 from molvae.errors import ModelFileError, TrainingError
 from molvae.files import fingerprint, read_json, replacing, sha256
 from molvae.lineage import code_digest, git_commit, versions
 from molvae.memory import LOWER_MEMORY, check_memory
+from molvae.pretrained import folder_of
 from molvae.priors import Vamp
 from molvae.tokenstore import read_tokens, read_variants
-from molvae.training import Run, is_collapsed
-from molvae.vae import untrained
+from molvae.training import Run, evaluate, is_collapsed
+from molvae.vae import VAE, extended, untrained
 from molvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from molvae.config import ModelSettings, TrainSettings
+    from molvae.config import ModelSettings, StartSettings, TrainSettings
     from molvae.dataset import TokenSet
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,7 @@ def train(
     checkpoints: Path,
     device: torch.device,
     threads: int,
+    start: StartSettings | None = None,
     earlier: dict[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, Any]:
@@ -54,9 +62,12 @@ def train(
     Args:
         tokens: folder that `featurize` wrote.
         checkpoints: folder for the resume file. It must not be an output of a rule: Snakemake deletes those.
+        start: the trained model to begin with, whose networks then take the place of `model_settings`; none if its
+            `model` is None.
         earlier: settings of the stages before, by stage, kept in the model's card; `encode` standardises by them.
     Raises:
         DataError, TrainingError: nothing to train on; a loss that is not finite.
+        ModelFileError: tokens and vocabulary are not of one run, or not of the model to begin with.
         Interrupted: a signal came; the state is saved.
     """
     with joined(device) as group:
@@ -67,10 +78,15 @@ def train(
         splits = read_tokens(store)
         _check_ids(splits, vocabulary, store)
         molecules = -(-settings.batch_size // group.size)  # of a step, in this process
+        model_settings = networks(model_settings, start)
         check_memory(model_settings, molecules, len(vocabulary), int(splits["train"].lengths.max()) + 1, device)
-        model = untrained(len(vocabulary), model_settings, settings.seed)
-        if isinstance(model.prior, Vamp):
-            model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
+        origin = folder_of(start.model) if start and start.model else None
+        if origin:
+            model = _started(start.model, model_settings, vocabulary, vocabulary_file)
+        else:
+            model = untrained(len(vocabulary), model_settings, settings.seed)
+            if isinstance(model.prior, Vamp):
+                model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
         variants = _variants(store, settings)
         run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
         parameters = sum(tensor.numel() for tensor in run.model.parameters())
@@ -80,7 +96,15 @@ def train(
         )  # fmt: skip
 
         tokens_checksum, code = sha256(store), code_digest("stages.train")
-        identity = fingerprint([model_settings.model_dump(), settings.model_dump(), tokens_checksum, code, device.type])
+        start_checksum = sha256(origin / WEIGHTS) if origin else None
+        identity = fingerprint(
+            [model_settings.model_dump(), settings.model_dump(), tokens_checksum, start_checksum, code, device.type]
+        )
+        first = group.rank == 0
+        before = None
+        if origin and first:
+            before, _ = evaluate(run.model, run.valid, settings, device)
+            log.info("before training: held-out %.2f nats", before["valid_loss_nats"])
         checkpoint = checkpoints / f"{identity[:16]}.safetensors"
         _resume(run, checkpoint, identity)
         if run.progress.step != (step := group.of_first(run.progress.step)):
@@ -88,7 +112,6 @@ def train(
                 f"process {group.rank + 1} would start at step {run.progress.step}, the first one at {step}: "
                 f"{checkpoints} must be a folder that all processes see."
             )
-        first = group.rank == 0
         with _stop_requested() as stop, _memory_explained():
             stopped = run.fit(
                 save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
@@ -98,7 +121,12 @@ def train(
 
         history, progress = run.progress.history, run.progress
         card = {
-            "settings": {**(earlier or {}), "model": model_settings.model_dump(), "train": settings.model_dump()},
+            "settings": {
+                **(earlier or {}),
+                **({"start": start.model_dump()} if origin else {}),
+                "model": model_settings.model_dump(),
+                "train": settings.model_dump(),
+            },
             "versions": versions(),
             "lineage": {
                 "id": fingerprint([identity, dataset])[:16],
@@ -107,6 +135,7 @@ def train(
                 "tokens_sha256": tokens_checksum,
                 "code": code,
                 "git_commit": git_commit(),
+                **({"start": start.model, "start_sha256": start_checksum} if origin else {}),
             },
             "training": {
                 "epochs_run": len(history),
@@ -121,9 +150,16 @@ def train(
             },
             "metrics": history[progress.best_epoch - 1],
             "collapsed": is_collapsed(history[progress.best_epoch - 1]),
+            **({"metrics_before": before} if before else {}),
         }
         if not first:
             return {}
+        if before and before["valid_loss_nats"] <= card["metrics"]["valid_loss_nats"]:
+            log.warning(
+                "held-out molecules are no likelier than before training: %.2f nats, %.2f before. Lower "
+                "train.learning_rate or raise train.dropout.",
+                card["metrics"]["valid_loss_nats"], before["valid_loss_nats"],
+            )  # fmt: skip
         _write_history(out / "history.csv", history)
         _write_dimensions(out / "dimensions.csv", progress.kl_by_dimension)
         save_model(out, run.model, vocabulary, card)
@@ -143,6 +179,26 @@ def choose_device(gpus: int) -> torch.device:
     if gpus and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def networks(model_settings: ModelSettings, start: StartSettings | None) -> ModelSettings:
+    """The settings of the networks that training builds: those of the model it starts from, else `model_settings`.
+
+    Raises:
+        ModelFileError: that model is missing or damaged.
+    """
+    return networks_of(folder_of(start.model)) if start and start.model else model_settings
+
+
+def _started(name: str, settings: ModelSettings, vocabulary: Vocabulary, vocabulary_file: Path) -> VAE:
+    """The network of a trained model, with rows for the tokens that its vocabulary lacks."""
+    network, known, _ = load_trained(folder_of(name))
+    rows = vocabulary.ids_of(known, str(vocabulary_file))
+    log.info(
+        "starting from %s: its weights, its networks (the section `model` does not count) and the prior it was trained "
+        "with; %d of %d tokens are new", name, len(vocabulary) - len(known), len(vocabulary),
+    )  # fmt: skip
+    return extended(network, settings, len(vocabulary), rows)
 
 
 def _check_ids(splits: dict[str, Any], vocabulary: Vocabulary, store: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -178,6 +179,27 @@ def test_the_stages_by_hand_lead_from_a_file_to_figures(molvae, tmp_path, smiles
     )  # fmt: skip
     assert code == 0 and printed.startswith("validate: 20 rows in = ")
     assert json.loads((run / "v" / "metrics.json").read_text())["n_samples"] == 20
+
+
+def test_fine_tuning_by_hand_drops_what_the_model_does_not_know_and_tracks_its_true_networks(
+    molvae, monkeypatch, tmp_path, smiles, folder, sizes
+):
+    stages = {}
+    run = SimpleNamespace(log=lambda *given: None, artifact=lambda path: None, dataset=lambda **about: None)
+    monkeypatch.setattr(
+        tracking, "stage", lambda name, *, params, **more: stages.update({name: params}) or nullcontext(run)
+    )
+    (tmp_path / "raw.smi").write_text("\n".join([*smiles, "CC[Se]C"]) + "\n")
+    assert molvae("fetch", "--source", tmp_path / "raw.smi", "--out", tmp_path / "data.parquet")[0] == 0
+    given = ("--start", folder, "--unknown", "drop", "--valid-fraction", 0.3, "--threads", 1)
+    code, printed, _ = molvae("featurize", tmp_path / "data.parquet", "--out", tmp_path / "tokens", *given)
+    assert code == 0 and "32 kept + 1 rejected (unknown_symbol 1)" in printed
+    given = ("--start", folder, "--epochs", 1, "--decoder-hidden", 5, "--threads", 1, "--gpus", 0)
+    assert molvae("train", tmp_path / "tokens", "--out", tmp_path / "model", *given)[0] == 0
+    card = model.load(tmp_path / "model").card
+    assert card["settings"]["model"] == stages["train"]["model"] == sizes.model_dump()
+    assert stages["featurize"]["start"] == {"model": str(folder), "unknown": "drop"}
+    assert stages["train"]["start"]["model"] == card["lineage"]["start"] == str(folder)
 
 
 @pytest.mark.parametrize(("value", "kept"), [("2.5", 2.5), ("0", 0.0)])

@@ -63,6 +63,13 @@ def refused(content, **where) -> str:
         ("train", "precision", "half", "train.precision: Input should be 'float32' or 'bfloat16' (got 'half')."),
         ("prior", "kind", "vampire", "prior.kind: Input should be 'as_trained', 'normal', 'mixture', 'vamp' or 'flow'"),
         ("prior", "draws", 10, "prior.draws: Input should be greater than or equal to 1000 (got 10)."),
+        ("start", "unknown", "keep", "start.unknown: Input should be 'extend', 'drop' or 'error' (got 'keep')."),
+        (
+            "start",
+            "model",
+            "pretrained:mosse",
+            "start.model: pretrained:mosse: no pretrained model of that name; there",
+        ),
         ("featurize", "stereo", "drop", "featurize.stereo: Input should be 'keep' or 'strip' (got 'drop')."),
         ("featurize", "max_tokens", 3, "featurize.max_tokens: Input should be greater than or equal to 4"),
         ("sample", "n", 0, "sample.n: Input should be greater than or equal to 1 (got 0)."),
@@ -157,7 +164,7 @@ def test_merging_changes_neither_side():
 
 def test_a_section_is_given_to_a_stage_as_plain_values_that_make_it_again():
     settings = read_config(shipped())[0]["example"]
-    for name in ("data", "featurize", "model", "train", "prior", "sample", "validate"):
+    for name in ("data", "start", "featurize", "model", "train", "prior", "sample", "validate"):
         values = json.loads(json.dumps(settings.section(name)))
         field = "validate_" if name == "validate" else name
         assert parse(type(getattr(settings, field)), values) == getattr(settings, field)
@@ -219,8 +226,8 @@ def test_the_schema_is_one_and_says_the_defaults_of_the_classes():
 
 @pytest.mark.parametrize(
     "at",
-    [(), *((name,) for name in ("data", "featurize", "model", "train", "prior", "sample", "validate", "tracking")),
-     ("experiments", "a"), ("experiments", "a", "train"), ("experiments", "a", "data")],
+    [(), *((name,) for name in ("data", "start", "featurize", "model", "train", "prior", "sample", "validate")),
+     ("tracking",), ("experiments", "a"), ("experiments", "a", "train"), ("experiments", "a", "data")],
 )  # fmt: skip
 def test_the_schema_and_the_classes_refuse_unknown_keys_at_every_level(at):
     content: dict = {"data": {"source": "x"}, "experiments": {"a": {}}}

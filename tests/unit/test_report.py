@@ -582,3 +582,11 @@ def test_a_figure_is_written_for_a_person(value: object, text: str) -> None:
 def test_durations_and_raw_texts_are_readable() -> None:
     assert [duration(s) for s in (0.2, 270.1, 7200, None)] == ["under 1 s", "4 min 30 s", "2 h", "an unknown time"]
     assert visible("C\n\x1b[0m\ud800") == "C\\u000a\\u001b[0m\\ud800"
+
+
+def test_the_page_of_a_fine_tuned_model_says_which_symbols_were_learned(folder: Folder) -> None:
+    books = json.loads((folder.path / "tokens/books.json").read_text())
+    start = {"start": "pretrained:moses", "new_symbols": {"[I]": 6, "[Se]": 1}, "dropped_symbols": {}}
+    folder.json("tokens/books.json", books | start)
+    said = "Symbols that pretrained:moses lacked, learned: [I]: 6, [Se]: 1; molecules rejected for one: none."
+    assert said in text_of(folder.page())

@@ -291,6 +291,30 @@ def test_tracking_that_is_off_leaves_no_trace(two):
     assert not list(two.folder.rglob("mlflow.db")) and not list(two.folder.rglob("tracking"))
 
 
+# Fine-tuning
+
+
+def test_an_experiment_follows_the_model_that_it_starts_from_in_results_or_in_the_package(copy, tmp_path):
+    copy.checkout = shutil.copytree(copy.checkout, tmp_path / "edited")
+    targets = ("--", "results/tuned/model/model.json", "results/packaged/tokens/books.json")
+    tuned = {"start": {"model": "results/example/model/"}, "train": {"epochs": 1}}
+    packaged = {"start": {"model": "pretrained:moses", "unknown": "drop"}}
+
+    def settings(of_example: dict) -> dict:
+        return SETTINGS | {"experiments": {"example": of_example, "tuned": tuned, "packaged": packaged}}
+
+    copy.snakemake("--set-threads", "train=1", *targets, settings=settings({}))
+    card = json.loads((copy.folder / "results/tuned/model/model.json").read_text())
+    assert card["lineage"]["start"] == "results/example/model/"
+    assert books(copy, "tokens", "packaged")["start"] == "pretrained:moses"
+    assert copy.plan(*targets, settings=settings({})) == {}
+    followed = {"train": 2, "featurize_block": 2, "featurize": 1}
+    assert copy.plan(*targets, settings=settings({"train": {"epochs": 3}})) == followed
+    with open(copy.checkout / "molvae/pretrained/moses/model.json", "a") as file:
+        file.write("\n")
+    assert copy.plan(*targets, settings=settings({})) == {"featurize_block": 2, "featurize": 1}
+
+
 # Interruption
 
 

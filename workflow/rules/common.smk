@@ -1,4 +1,4 @@
-# Functions and settings that the rules share. Standard library, snakemake, and two modules of the package that
+# Functions and settings that the rules share. Standard library, snakemake, and modules of the package that together
 # import in a fifth of a second: every job reads this file again.
 
 import json
@@ -12,10 +12,12 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
+from molvae.card import CARD, WEIGHTS
 from molvae.config import read_config
 from molvae.errors import ConfigError
-from molvae.files import fingerprint
+from molvae.files import fingerprint, sha256
 from molvae.lineage import code_digest
+from molvae.pretrained import PREFIX, folder_of
 
 try:
     EXPERIMENTS, TRACKING = read_config(config)
@@ -85,6 +87,24 @@ def settings_of(*sections):
         return json.dumps({name: settings.section(name) for name in sections}, sort_keys=True)
 
     return as_json
+
+
+def start_files(*names):
+    """An input function: these files of the model that an experiment starts from; none without one in a folder."""
+
+    def files(wildcards):
+        model = EXPERIMENTS[wildcards.experiment].start.model
+        return [] if model is None or model.startswith(PREFIX) else [str(Path(model, name)) for name in names]
+
+    return files
+
+
+def start_digest(wildcards):
+    """Digest of the model of the package that an experiment starts from; None if it starts from none."""
+    model = EXPERIMENTS[wildcards.experiment].start.model
+    if model is None or not model.startswith(PREFIX):
+        return None
+    return fingerprint([sha256(folder_of(model) / name) for name in (CARD, WEIGHTS)])
 
 
 def farewell():

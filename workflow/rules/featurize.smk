@@ -1,6 +1,7 @@
 rule featurize_block:
     input:
         rows=dataset_of,
+        start=start_files(CARD),
     output:
         temp("results/{experiment}/tokens/blocks/{scatteritem}.parquet"),
     log:
@@ -14,7 +15,8 @@ rule featurize_block:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings_of("featurize"),
+        settings=settings_of("featurize", "start"),
+        start=start_digest,
         code=code_digest("stages.featurize"),
     message:
         "{wildcards.experiment}: featurize, share {wildcards.scatteritem}"
@@ -26,6 +28,7 @@ rule featurize_block:
 rule featurize:
     input:
         blocks=gather.rows("results/{{experiment}}/tokens/blocks/{scatteritem}.parquet"),
+        start=start_files(CARD),
     output:
         tokens="results/{experiment}/tokens/tokens.safetensors",
         vocabulary="results/{experiment}/tokens/vocabulary.json",
@@ -42,7 +45,8 @@ rule featurize:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=settings_of("featurize"),
+        settings=settings_of("featurize", "start"),
+        start=start_digest,
         code=code_digest("stages.featurize"),
         out=subpath(output.tokens, parent=True),
     message:

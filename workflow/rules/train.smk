@@ -3,6 +3,7 @@ rule train:
         tokens="results/{experiment}/tokens/tokens.safetensors",
         vocabulary="results/{experiment}/tokens/vocabulary.json",
         books="results/{experiment}/tokens/books.json",
+        start=start_files(WEIGHTS, CARD),
     output:
         weights="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
@@ -21,7 +22,8 @@ rule train:
         runtime=1440,
         gpu=1,
     params:
-        settings=settings_of("model", "train"),
+        settings=settings_of("model", "train", "start"),
+        start=start_digest,
         earlier=settings_of("data", "featurize"),
         code=code_digest("stages.train"),
         tokens=subpath(input.tokens, parent=True),
