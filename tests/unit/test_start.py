@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 
-from molvae.books import close_books
 from molvae.checkpoints import load_model, load_trained
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.standardise import standardise
@@ -109,9 +108,7 @@ def assert_closed(tokens, rows: int) -> dict:
     rejected = pd.read_parquet(tokens / "rejected.parquet")
     kept = pd.read_parquet(tokens / "molecules.parquet")
     assert sorted([*kept["row"], *rejected["row"]]) == list(range(1, rows + 1))
-    again = {name: books[name] for name in ("rows_in", "kept", "rejected", "duplicates")}
-    assert close_books(tokens / "again.json", "featurize", **again)["rows_in"] == rows
-    assert Counter(rejected["reason"]) == Counter(books["rejected"])
+    assert len(kept) == books["kept"] and Counter(rejected["reason"]) == Counter(books["rejected"])
     return books
 
 
@@ -140,9 +137,7 @@ def test_an_extended_vocabulary_begins_with_the_models_own_and_every_molecule_is
     assert len(merged) > len(ids) / 4, "the merges are applied"
 
 
-def test_a_new_element_has_the_bonds_that_rdkit_gives_it_and_an_old_one_those_of_the_model(
-    tmp_path, known, origin, start
-):
+def test_a_new_element_has_the_bonds_that_rdkit_gives_it_and_an_old_one_those_of_the_model(tmp_path, known, origin):
     card = read_json(origin / "model.json")
     card["vocabulary"]["caps"]["S"] = 4  # not what this version would take
     (tmp_path / "other").mkdir()
@@ -164,7 +159,7 @@ def test_molecules_of_unknown_symbols_are_dropped_by_name_in_every_split(tmp_pat
     assert books["unknown_symbols"] == {} == books["new_symbols"]
 
 
-def test_a_variant_with_a_symbol_that_is_unknown_is_the_canonical_string(tmp_path, known, origin, start):
+def test_a_variant_with_a_symbol_that_is_unknown_is_the_canonical_string(tmp_path, origin, start):
     rows = [("C[C@H](N)C(=O)O", "train"), ("CCO", "valid")]  # from its other end [C@@H1] stands in it
     own = load_model(origin)[1]
     free = tokens_of(tmp_path, rows, "free", variants=16)
@@ -281,9 +276,7 @@ def test_a_training_that_gains_nothing_says_so(tmp_path, known, start, sizes, ca
     assert "held-out molecules are no likelier than before training" in caplog.text
 
 
-def test_a_checkpoint_of_another_start_is_not_taken_up_and_one_of_the_same_is(
-    tmp_path, known, origin, start, sizes, caplog
-):
+def test_a_checkpoint_of_another_start_is_not_taken_up_and_one_of_the_same_is(tmp_path, known, start, sizes, caplog):
     caplog.set_level("INFO")
     tokens = tokens_of(tmp_path, known, start=start())
     whole = trained(tmp_path, tokens, sizes, "whole", start())
