@@ -95,7 +95,7 @@ def judge(
     shown = {one["name"]: one for one in found if one["name"] in SHOWN}
     return {
         "n": rules.n,
-        "stable_first_strings": float(np.sum(strings.accepted) / np.sum(strings.attempts)),
+        "stable_strings": float(np.sum(strings.accepted) / np.sum(strings.attempts)),
         "with_new_symbols": float(np.mean([not new.isdisjoint(string) for string in symbols])),
         **{name: {key: one[key] for key in ("value", "interval", "baselines")} for name, one in shown.items()},
     }
@@ -144,7 +144,7 @@ def measure(data: DataSettings, epochs: int, samples: SampleSettings, threads: i
             found[side] = losses | judge(*writer, set(books["new_symbols"]), samples, files, folder, threads)
             print(side, found[side], flush=True)
     return {
-        "data": data.model_dump(),
+        "data": {"file": Path(data.source).name, "sha256": books["dataset"]["sha256"]},
         "molecules": {split: len(smiles) for split, smiles in tokens["fine-tuned"].smiles.items()},
         "test_molecules_of_known_symbols": len(readable),
         "new_symbols": books["new_symbols"],
