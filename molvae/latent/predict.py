@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from molvae.chemistry.describe import fingerprint
+from molvae.chemistry.describe import bits_of, fingerprint
 from molvae.chemistry.standardise import parse
 from molvae.errors import MolvaeError
 
@@ -41,7 +41,7 @@ class Predictor:
         if len(self.rows) < LEAST:
             raise MolvaeError(f"{len(self.rows)} molecules have a latent point and a value; {LEAST} are needed.")
         points, targets = points[self.rows], targets[self.rows]
-        prints = bits([fingerprint(parse(smiles[row])) for row in self.rows])
+        prints = bits_of([fingerprint(parse(smiles[row])) for row in self.rows])
         self.scores = compared({"latent points": points, "fingerprints": prints}, targets, seed=seed)
         self.kind = max(KINDS, key=lambda kind: self.scores.query("predictor == @kind")["r2"].iloc[0])
         self.out_of_fold = out_of_fold(self.kind, points, targets, seed)
@@ -55,11 +55,6 @@ class Predictor:
         if there.any():
             found[there] = self._regression.predict(points[there])
         return found
-
-
-def bits(fingerprints: Sequence[bytes]) -> np.ndarray:
-    """Packed fingerprints as (n, F) zeros and ones, float32."""
-    return np.unpackbits(np.stack([np.frombuffer(one, np.uint8) for one in fingerprints]), axis=1).astype(np.float32)
 
 
 def compared(
