@@ -113,15 +113,17 @@ def train(
     threads: Threads = CORES, gpus: Gpus = 1, earlier: Earlier = "{}",
 ) -> None:  # fmt: skip
     """Train the VAE. Interrupted, the same command goes on where it was."""
-    from molvae import tracking
+    from molvae import devices, tracking
     from molvae.stages import train as stage
 
+    device = devices.choose_device(gpus)
+    devices.launch(gpus)
     networks = stage.networks(model, start)
     params = {"model": networks.model_dump(), "train": train.model_dump(), "start": start.model_dump()}
     with tracking.stage("train", experiment_dir=out.parent, params=params) as run:
         books = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
-            device=stage.choose_device(gpus), start=start, earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
+            device=device, start=start, earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
         if books:  # of several processes the first one has them
@@ -157,9 +159,9 @@ def sample(
 ) -> None:  # fmt: skip
     """Draw exactly n molecules from the prior; the i-th depends on (seed, i) only."""
     from molvae import tracking
+    from molvae.devices import choose_device
     from molvae.share import Share
     from molvae.stages import sample as stage
-    from molvae.stages.train import choose_device
 
     if gather:
         with tracking.stage("sample", experiment_dir=Path(out).parent, params=sample.model_dump()) as run:
@@ -272,9 +274,9 @@ def evaluate(
     threads: Threads = CORES, gpus: Gpus = 1,
 ) -> None:  # fmt: skip
     """Score anyone's samples: all metrics of MOSES and GuacaMol, with intervals, null and ceiling."""
+    from molvae.devices import choose_device
     from molvae.files import write_json
     from molvae.stages.evaluate import evaluate
-    from molvae.stages.train import choose_device
     from molvae.terminal import print_metrics
 
     found = evaluate(

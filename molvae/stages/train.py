@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -170,15 +169,6 @@ def train(
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
         return books
-
-
-def choose_device(gpus: int) -> torch.device:
-    """The device for a job that was granted so many GPUs: the one of its rank among those it can see, or the CPU."""
-    if gpus and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if gpus and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 def networks(model_settings: ModelSettings, start: StartSettings | None) -> ModelSettings:

@@ -204,13 +204,3 @@ def test_a_token_folder_that_lacks_a_file_is_an_error_that_names_it(train, token
     (tokens / name).unlink()
     with pytest.raises(DataError, match=name):
         train("model")
-
-
-def test_a_job_without_a_gpu_runs_on_the_cpu_and_one_of_several_on_that_of_its_rank(monkeypatch):
-    assert stage.choose_device(0) == CPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert stage.choose_device(0) == CPU
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert stage.choose_device(1) == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert stage.choose_device(4) == torch.device("cuda", 3)
