@@ -110,6 +110,10 @@ def train(
     checkpoints: Annotated[
         Path | None, typer.Option(help="folder for the resume file [default: OUT/../checkpoints]")
     ] = None,
+    runtime: Annotated[
+        float | None,
+        typer.Option(min=0, help="wall time granted, minutes: training saves and stops before its end, exit code 75"),
+    ] = None,
     threads: Threads = CORES, gpus: Gpus = 1, earlier: Earlier = "{}",
 ) -> None:  # fmt: skip
     """Train the VAE. Interrupted, the same command goes on where it was."""
@@ -123,7 +127,8 @@ def train(
     with tracking.stage("train", experiment_dir=out.parent, params=params) as run:
         books = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
-            device=device, start=start, earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
+            device=device, runtime=runtime, start=start,
+            earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
         if books:  # of several processes the first one has them

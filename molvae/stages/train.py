@@ -11,6 +11,7 @@ import csv
 import logging
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+RESERVE = 0.2  # of the granted wall time, at most RESERVE_SECONDS: start-up of the job, a last evaluation, saving
+RESERVE_SECONDS = 300.0
 
 
 def train(
@@ -50,6 +53,7 @@ def train(
     checkpoints: Path,
     device: torch.device,
     threads: int,
+    runtime: float | None = None,
     start: StartSettings | None = None,
     earlier: dict[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
@@ -61,14 +65,16 @@ def train(
     Args:
         tokens: folder that `featurize` wrote.
         checkpoints: folder for the resume file. It must not be an output of a rule: Snakemake deletes those.
+        runtime: wall time granted, minutes; training stops itself before it is over.
         start: the trained model to begin with, whose networks then take the place of `model_settings`; none if its
             `model` is None.
         earlier: settings of the stages before, by stage, kept in the model's card; `encode` standardises by them.
     Raises:
         DataError, TrainingError: nothing to train on; a loss that is not finite.
         ModelFileError: tokens and vocabulary are not of one run, or not of the model to begin with.
-        Interrupted: a signal came; the state is saved.
+        Interrupted: a signal came, or the time is over; the state is saved.
     """
+    ends = math.inf if runtime is None else time.monotonic() + _usable_seconds(runtime)
     with joined(device) as group:
         torch.set_num_threads(threads)
         store, vocabulary_file = tokens / "tokens.safetensors", tokens / "vocabulary.json"
@@ -115,7 +121,7 @@ def train(
             stopped = run.fit(
                 save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
                 on_epoch=on_epoch if first else lambda row: None,
-                interrupted=lambda: bool(stop),
+                interrupted=lambda: bool(stop) or time.monotonic() > ends,
             )
 
         history, progress = run.progress.history, run.progress
@@ -191,6 +197,14 @@ def _started(name: str, settings: ModelSettings, vocabulary: Vocabulary, vocabul
     return extended(network, settings, len(vocabulary), rows)
 
 
+def _usable_seconds(runtime: float) -> float:
+    """How long to train of the minutes that were granted."""
+    seconds = 60 * runtime
+    usable = seconds - min(RESERVE * seconds, RESERVE_SECONDS)
+    log.info("granted %g min: training stops after %.0f s and goes on when it is started again", runtime, usable)
+    return usable
+
+
 def _check_ids(splits: dict[str, Any], vocabulary: Vocabulary, store: Path) -> None:
     highest = max((int(part.ids.max()) for part in splits.values() if len(part.ids)), default=0)
     if highest >= len(vocabulary):
@@ -226,12 +240,13 @@ def _resume(run: Run, checkpoint: Path, identity: str) -> None:
 
 @contextmanager
 def _stop_requested() -> Iterator[list[int]]:
-    """A list that is empty until one of the stop signals comes; a second signal ends the process as it would."""
+    """A list that is empty until one of the stop signals comes; a second Ctrl-C ends the process as it would."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:  # SIGTERM comes more than once from SLURM, which is no reason not to save
+            signal.signal(number, before[number])
 
     before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:

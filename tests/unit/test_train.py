@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import psutil
@@ -97,6 +98,29 @@ def test_a_signal_stops_a_training_and_the_same_command_ends_in_the_same_bytes(t
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert history(resumed) == history(whole)
     assert not checkpoint.exists()
+
+
+def test_sigterm_that_comes_twice_does_not_keep_training_from_saving(train, tmp_path):
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as `molvae` sets it
+    try:
+        with pytest.raises(Interrupted):
+            train("stopped", on_epoch=lambda row: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_training_stops_before_its_wall_time_is_over_and_goes_on_from_there(train):
+    whole = train("whole")
+    for step in range(1, 9):  # of 9; too short a time is enough for one of them
+        with pytest.raises(Interrupted, match=f"stopped at step {step} of 9; the same command goes on"):
+            train("again", runtime=1e-9)
+    assert (train("again", runtime=60) / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(1, 48), (60, 3300), (1440, 86100)])
+def test_a_fifth_of_the_wall_time_is_left_unused_and_never_more_than_five_minutes(minutes, seconds):
+    assert stage._usable_seconds(minutes) == seconds
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up_and_not_lost(train, tmp_path):

@@ -122,10 +122,15 @@ def farewell():
 TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING.uri or str(Path("results", "mlflow.db").absolute())
 os.environ.update(MOLVAE_TRACKING=json.dumps({**TRACKING.model_dump(by_alias=True), "uri": TRACKING_URI}))
 
+# A cluster ends a job at its `runtime`, a workstation does not.
+if workflow.remote_exec:
+    os.environ.update(MOLVAE_SCHEDULED="1")
+
 # `molvae` is the one beside the Python that runs Snakemake, whether or not its environment is activated; in a conda
-# environment that Snakemake made for the job it is the one in there.
+# environment that Snakemake made for the job it is the one in there. A scheduler sends SIGTERM to all processes of a job:
+# only `molvae`, which has a handler, may heed it; were shell and `tee` to end, it could not finish saving.
 shell.prefix(
-    'set -euo pipefail; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
+    'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
 

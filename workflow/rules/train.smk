@@ -33,4 +33,5 @@ rule train:
         "{wildcards.experiment}: train"
     shell:
         "molvae train {params.tokens:q} --out {params.out:q} --checkpoints {params.checkpoints:q} --threads {threads}"
-        " --gpus {resources.gpu} --earlier {params.earlier:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
+        " --gpus {resources.gpu} ${{MOLVAE_SCHEDULED:+--runtime {resources.runtime}}}"
+        " --earlier {params.earlier:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
