@@ -3,10 +3,11 @@ PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 # where pip is set up to look for local wheels, uv looks too; empty elsewhere
 FIND_LINKS ?= $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: run test lint unit workflow-test schema clean
+.PHONY: run test lint unit workflow-test slurm schema clean
 run: $(VENV)/.installed
 	$(BIN)/snakemake --cores $(CORES)
 
@@ -23,6 +24,11 @@ unit: $(VENV)/.installed-test
 
 workflow-test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" tests/workflow
+
+# a SLURM for the tests to start and stop
+slurm:
+	command -v slurmctld || { $(SUDO) apt-get update -q && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurm-wlm munge; }
 
 schema: $(VENV)/.installed
 	$(BIN)/python -m molvae.config > workflow/schemas/config.schema.yaml

@@ -40,8 +40,12 @@ include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 
 
+# seconds of one core, not worth a queue; and a download, where nodes of a cluster may have no way out
 localrules:
     all,
+    fetch,
+    compare,
+    report,
 
 
 rule all:

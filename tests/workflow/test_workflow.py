@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,19 @@ def test_a_changed_setting_re_runs_its_stage_and_what_follows(copy, change, plan
 def test_other_cores_threads_and_tracking_server_re_run_nothing(copy):
     machine = ("--cores", "1", "--set-threads", "train=2", "--resources", "gpu=0")
     assert copy.plan(*machine, MLFLOW_TRACKING_URI="http://127.0.0.1:9") == {}
+
+
+def test_other_memory_and_wall_time_re_run_nothing(copy):
+    assert copy.plan("--set-resources", "train:mem_mb=9999", "train:runtime=7", "featurize_block:mem_mb=9999") == {}
+
+
+def test_every_rule_says_what_memory_and_wall_time_its_jobs_need(checkout):
+    texts = [path.read_text() for path in (checkout / "workflow/rules").glob("*.smk")]
+    rules = [
+        part for text in texts for part in re.split(r"^(?=rule \w+:)", text, flags=re.M) if part.startswith("rule")
+    ]
+    assert len(rules) == 13
+    assert not [rule.splitlines()[0] for rule in rules if not ("mem_mb=" in rule and "runtime=" in rule)]
 
 
 def test_other_molecules_in_the_same_file_re_run_everything(copy):

@@ -46,10 +46,13 @@ class Place:
         self, *arguments: str, settings: dict[str, Any] | None = None, ok: bool = True, **environment: str
     ) -> str:
         """Run snakemake and return all that it printed; fails the test if its exit code is not what `ok` says."""
+        return self.shell(*self.command(*arguments, settings=settings), ok=ok, **environment)
+
+    def command(self, *arguments: str, settings: dict[str, Any] | None = None) -> list[str]:
+        """The command line that runs snakemake here."""
         (self.folder / "config.json").write_text(json.dumps(settings or SETTINGS))
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.checkout / "Snakefile"), "--directory"]
-        command += [str(self.folder), "--configfile", str(self.folder / "config.json"), "--cores", "2", *arguments]
-        return self.shell(*command, ok=ok, **environment)
+        return [*command, str(self.folder), "--configfile", f"{self.folder}/config.json", "--cores", "2", *arguments]
 
     def molvae(self, *arguments: str, ok: bool = True, **environment: str) -> str:
         """Run a command of the package in the same way."""

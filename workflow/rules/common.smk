@@ -107,6 +107,11 @@ def start_digest(wildcards):
     return fingerprint([sha256(folder_of(model) / name) for name in (CARD, WEIGHTS)])
 
 
+def memory(mb):
+    """Memory of a job whose need grows with the data: one that died, perhaps of it, is granted as much again, twice."""
+    return lambda wildcards, attempt: mb * min(attempt, 3)
+
+
 def farewell():
     """Where the results are, for the last line of a run."""
     reports = " ".join(f"results/{name}/report.html" for name in EXPERIMENTS)

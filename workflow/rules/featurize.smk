@@ -12,7 +12,7 @@ rule featurize_block:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=240,
     params:
         settings=settings_of("featurize", "start"),
@@ -42,7 +42,7 @@ rule featurize:
     conda:
         "../envs/molvae.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
     params:
         settings=settings_of("featurize", "start"),

@@ -14,7 +14,7 @@ rule latent:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
     params:
         settings=settings_of("latent"),

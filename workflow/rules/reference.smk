@@ -12,7 +12,7 @@ rule reference:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=120,
     params:
         source=lambda wildcards: REFERENCES[wildcards.reference],

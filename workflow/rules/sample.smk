@@ -13,7 +13,7 @@ rule sample_block:
         "../envs/molvae.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
         gpu=1,
     params:
@@ -40,7 +40,7 @@ rule sample:
     conda:
         "../envs/molvae.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         settings=settings_of("sample"),

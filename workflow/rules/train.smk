@@ -18,7 +18,7 @@ rule train:
         "../envs/molvae.yaml"
     threads: 8  # beyond this the RNN of a small model gains nothing
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=1440,
         gpu=1,
     params:

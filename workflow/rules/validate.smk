@@ -11,7 +11,7 @@ rule validate_block:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=120,
     params:
         code=code_digest("stages.validate"),
@@ -44,7 +44,7 @@ rule validate:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=240,
     params:
         settings=settings_of("validate", "sample"),
