@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 # where pip is set up to look for local wheels, uv looks too; empty elsewhere
 FIND_LINKS ?= $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: run test lint unit workflow-test slurm schema clean
+.PHONY: run test lint unit workflow-test slurm postgresql schema clean
 run: $(VENV)/.installed
 	$(BIN)/snakemake --cores $(CORES)
 
@@ -29,6 +29,11 @@ workflow-test: $(VENV)/.installed-test
 slurm:
 	command -v slurmctld || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurm-wlm munge; }
+
+# a PostgreSQL for the tests to start and stop
+postgresql:
+	command -v initdb || ls /usr/lib/postgresql/*/bin/initdb || { $(SUDO) apt-get update -q && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql; }
 
 schema: $(VENV)/.installed
 	$(BIN)/python -m molvae.config > workflow/schemas/config.schema.yaml

@@ -10,7 +10,8 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 keep a stage waiting for 4 minutes on a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PGCONNECT_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be the samples
 }
@@ -122,10 +124,17 @@ class Mirror:
         if dataset is None or dataset["digest"][:MAX_DIGEST] in self.datasets:
             return
         from mlflow.entities import Dataset, DatasetInput
+        from mlflow.exceptions import MlflowException
 
         kind, field = ("http", "url") if "://" in dataset["source"] else ("local", "uri")
         digest, source = dataset["digest"][:MAX_DIGEST], json.dumps({field: dataset["source"]})
-        self.client.log_inputs(self.run_id, [DatasetInput(Dataset(dataset["name"], digest, kind, source))])
+        used = [DatasetInput(Dataset(dataset["name"], digest, kind, source))]
+        try:
+            self.client.log_inputs(self.run_id, used)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self.client.log_inputs(self.run_id, used)  # another run brought the same data set at the same moment
         self.datasets.add(digest)
 
     def _send_model(self, record: Mapping[str, Any]) -> None:
@@ -138,7 +147,7 @@ class Mirror:
                 log.warning("tracking: %s is gone or was overwritten, MLflow will not have this run's model.", folder)
                 return
             if model_id is None:  # the tag comes before the upload, so that a retry takes up the same model
-                model_id = self.client.create_logged_model(self.project, "model", self.run_id).model_id
+                model_id = _logged_model(self.client, self.project, self.run_id)
                 self._tag("molvae.model", model_id)
             _upload_model(self.client, self.run_id, model_id, folder)
         if model["register"] and "molvae.registered" not in self.tags:
@@ -209,19 +218,21 @@ def sync(results_dir: Path, uri: str | None = None) -> Summary:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for `uri`, which answers; a missing sqlite database is created first.
+    """A client for `uri`, which answers; a database without tables gets them first.
 
     Raises:
-        MlflowException: no answer.
+        MlflowException, SQLAlchemyError: no answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # every table they make, every try they make
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # tables, tries, tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if uri.startswith("sqlite:///"):
         _create_database(Path(uri.removeprefix("sqlite:///")))
+    elif uri.startswith("postgresql"):
+        _create_tables(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.search_experiments(max_results=1)
     return client
@@ -239,6 +250,17 @@ def _create_database(database: Path) -> None:
         if not database.exists():
             with replacing(database) as temporary:
                 MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+
+
+def _create_tables(uri: str) -> None:
+    """The same in PostgreSQL, for processes of several machines. Fails at once where MLflow would try for minutes."""
+    import sqlalchemy
+    from mlflow import MlflowClient
+
+    with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect() as connection:  # its end frees the lock
+        connection.execute(sqlalchemy.text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext('molvae'))"))
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
 def _project(client: MlflowClient, name: str, uri: str) -> str:
@@ -264,7 +286,29 @@ def _run(client: MlflowClient, project: str, key: str, name: str, start: int, ta
     found = client.search_runs([project], f"tags.`molvae.key` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
-    return client.create_run(project, start_time=start, tags={**tags, "molvae.key": key}, run_name=name).info.run_id
+    with _sent_once():
+        return client.create_run(project, start_time=start, tags={**tags, "molvae.key": key}, run_name=name).info.run_id
+
+
+def _logged_model(client: MlflowClient, project: str, run_id: str) -> str:
+    """Id of the run's model, which is created if there is none."""
+    found = client.search_logged_models([project], f"source_run_id = '{run_id}'", max_results=1)
+    if found:
+        return found[0].model_id
+    with _sent_once():
+        return client.create_logged_model(project, "model", run_id).model_id
+
+
+@contextmanager
+def _sent_once() -> Iterator[None]:
+    """MLflow sends a call again whose answer was lost, and what it creates is there twice. Here such a call fails."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ[name]
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def _send(client: MlflowClient, run_id: str, metrics: list, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -311,12 +355,13 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
             pip_requirements=[f"molvae=={origin.versions()['molvae']}"],  # else MLflow spends a minute on guessing
         )
         client.log_model_artifacts(model_id, f"{temporary}/model")
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    if not client.get_run(run_id).outputs.model_outputs:  # a second time is an error
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     client.finalize_logged_model(model_id, "READY")
 
 
 def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: str) -> str:
-    """Make the model the next version of the registered model `name`; returns 'name/version'."""
+    """Make the model the next version of the registered model `name`, unless it is one; returns 'name/version'."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -325,10 +370,13 @@ def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    for there in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1):
+        return f"{name}/{there.version}"
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)  # a database's registry asks the process-wide store for the model, not ours (3.17.2)
     try:
-        made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
+        with _sent_once():
+            made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
         return f"{name}/{made.version}"
     finally:
         mlflow.set_tracking_uri(None)  # which also empties the variable
