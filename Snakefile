@@ -65,5 +65,9 @@ rule all:
         "results/comparison/comparison.html" if len(GENERATORS) > 1 else [],
 
 
+onstart:
+    welcome()
+
+
 onsuccess:
     print(farewell())

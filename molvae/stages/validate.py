@@ -21,7 +21,7 @@ import pyarrow.parquet
 from molvae.books import close_books
 from molvae.checkpoints import load_model
 from molvae.errors import DataError, did_you_mean
-from molvae.files import read_json, write_json
+from molvae.files import read_json, replacing, write_json
 from molvae.lineage import versions
 from molvae.metrics import baselines
 from molvae.metrics.evaluation import Baseline, evaluate
@@ -51,7 +51,8 @@ def validate_block(samples: Path, out: Path, *, share: Share = Share(), workers:
     """Describe one share of the samples, a row each, into `out` (parquet)."""
     table = pd.read_parquet(samples)
     rows = share.range(len(table))
-    _describe(table.iloc[rows.start : rows.stop], workers).to_parquet(out, index=False)
+    with replacing(out) as temporary:
+        _describe(table.iloc[rows.start : rows.stop], workers).to_parquet(temporary, index=False)
 
 
 def _describe(table: pd.DataFrame, workers: int | Workers) -> pd.DataFrame:
@@ -110,8 +111,10 @@ def validate(
         "attempts": drawn.attempts, "rounds": drawn.rounds, "versions": versions(),
     }  # fmt: skip
     write_json(out / "metrics.json", content)
-    molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(out / "molecules.parquet", index=False)
-    drawn_training.to_parquet(out / "reference.parquet", index=False)
+    with replacing(out / "molecules.parquet") as temporary:
+        molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(temporary, index=False)
+    with replacing(out / "reference.parquet") as temporary:
+        drawn_training.to_parquet(temporary, index=False)
     reasons = Counter(molecules.loc[~molecules["is_valid"], "reason"])
     return close_books(
         out / "books.json", "validate", rows_in=len(molecules), kept=int(molecules["is_first"].sum()),

@@ -6,7 +6,18 @@ its key, a tag, so that mirroring a record again changes nothing. MLflow is impo
 """
 
 from molvae.tracking.mirror import Summary, connect, sync
-from molvae.tracking.records import Settings, resolve_uri, settings, ui_command
+from molvae.tracking.records import Settings, network_of, resolve_uri, settings, ui_command
 from molvae.tracking.runs import Run, stage
 
-__all__ = ["Run", "Settings", "Summary", "connect", "resolve_uri", "settings", "stage", "sync", "ui_command"]
+__all__ = [
+    "Run",
+    "Settings",
+    "Summary",
+    "connect",
+    "network_of",
+    "resolve_uri",
+    "settings",
+    "stage",
+    "sync",
+    "ui_command",
+]

@@ -19,6 +19,7 @@ from molvae.errors import ConfigError, DataError, did_you_mean
 from molvae.files import fingerprint, read_json, replacing, sha256, write_json
 
 FORMAT = 1
+NETWORK = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|sshfs|afs|9p|panfs|weka")  # in a mount's type
 LOCK_SECONDS = 60
 
 
@@ -72,6 +73,18 @@ def ui_command(uri: str) -> str:
     secret = "@" in uri and not uri.startswith("sqlite")
     address = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {address}"
+
+
+def network_of(uri: str) -> str | None:
+    """Type of the network file system that a sqlite database lies on, whose locks may not hold; else None."""
+    import psutil
+
+    if not (uri := resolve_uri(uri)).startswith("sqlite:///"):
+        return None
+    kinds = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    folders = Path(uri.removeprefix("sqlite:///")).resolve().parents
+    kind = next((kinds[folder] for folder in folders if folder in kinds), "")
+    return kind if NETWORK.search(kind) else None
 
 
 def new_record(name: str, experiment: str, params: Mapping[str, Any], lineage: str | None) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,21 @@ def test_a_file_is_replaced_only_if_the_block_ends_well(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_is_killed_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    program = """if True:
+        import os, sys
+        from molvae.files import replacing
+        with replacing(sys.argv[1]) as temporary, open(temporary, "w") as file:
+            file.write("half")
+            file.flush()
+            os.kill(os.getpid(), 9)
+    """
+    assert subprocess.run([sys.executable, "-c", program, str(path)], timeout=60).returncode == -9
+    assert path.read_text() == "old"
 
 
 def test_missing_folders_are_made(tmp_path):

@@ -13,6 +13,7 @@ import uuid
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -214,6 +215,15 @@ def test_what_ends_a_stage_early_passes_through_and_is_its_status(place, error, 
     assert train.info.status == status and place.curve(train, "loss") == [(0, 1.0)]
     if isinstance(error, RuntimeError):
         assert train.data.tags["error"] == "loss is NaN"
+
+
+def test_a_dead_postgresql_is_given_up_at_once():
+    from sqlalchemy.exc import OperationalError
+
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="refused"):
+        tracking.connect("postgresql://me@127.0.0.1:9/mlflow")
+    assert time.monotonic() - began < 30  # MLflow's own tries take 109 s
 
 
 def test_a_full_disk_does_not_fail_the_stage(place, monkeypatch, caplog):
@@ -424,6 +434,21 @@ def test_the_command_for_the_browser_holds_no_password():
     assert tracking.ui_command("/data/a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////data/a b/mlflow.db'"
     assert "secret" not in tracking.ui_command("postgresql://me:secret@host/db")
     assert tracking.ui_command("https://me:secret@host/x") == "https://host/x"
+
+
+def test_a_database_on_a_network_file_system_is_known_by_its_nearest_mount(tmp_path, monkeypatch):
+    mounts = {"/": "ext4", "/net": "nfs4", "/net/scratch": "autofs", "/net/local": "xfs", "/lustre": "lustre"}
+    listed = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
+    listed.append(SimpleNamespace(mountpoint="/net/scratch", fstype="fuse.sshfs"))  # mounted over the other
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: listed)
+    expected = {
+        "/home/me/mlflow.db": None, "sqlite:////net/me/mlflow.db": "nfs4", "/net/scratch/a/b.db": "fuse.sshfs",
+        "/net/local/mlflow.db": None, "/network/mlflow.db": None, "/lustre/runs": "lustre",
+        "http://net": None, "postgresql:///net": None,
+    }  # fmt: skip
+    assert {uri: tracking.network_of(uri) for uri in expected} == expected
+    (tmp_path / "link").symlink_to("/net")
+    assert tracking.network_of(f"{tmp_path}/link/mlflow.db") == "nfs4"
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,19 @@ def test_a_file_of_reference_molecules_takes_the_place_of_a_split(tmp_path, samp
         threads=1,
     )
     assert "SNN/Test" in metrics(tmp_path / "out")[0]["not_computed"]
+
+
+def test_a_write_that_breaks_off_leaves_no_half_of_a_table(tmp_path, samples, tokens, folder, monkeypatch):
+    to_parquet = pd.DataFrame.to_parquet
+
+    def break_off(table, path, **options):
+        to_parquet(table, path, **options)
+        if broken.name in path.name:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", break_off)
+    out = tmp_path / "out"
+    for broken in (tmp_path / "out-1.parquet", out / "molecules.parquet", out / "reference.parquet"):
+        with pytest.raises(OSError, match="No space"):
+            in_shares(samples, tokens, folder, out)
+        assert not broken.exists()

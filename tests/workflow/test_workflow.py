@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +19,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from workspace import BIN, MOLECULES, SETTINGS, Place, with_changes, write_molecules
+
+from molvae.files import sha256
 
 AFTER_SAMPLE = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
 AFTER_PRIOR = {"latent": 1, **AFTER_SAMPLE}
@@ -427,6 +432,33 @@ def test_a_missing_column_is_named_with_its_file_and_leaves_nothing_half_written
     output = empty.snakemake(settings=with_changes(data={"column": "SMILE"}), ok=False)
     assert "molvae: molecules.csv: no column 'SMILE'. Did you mean 'SMILES'?" in output and "Traceback" not in output
     assert not [path for path in empty.folder.glob("results/**/*") if path.is_file()]
+
+
+# Data and disks of other machines
+
+
+def test_a_data_set_may_be_an_address(empty):
+    molecules = (empty.folder / "molecules.csv").rename(empty.folder / "web.csv")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=empty.folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = with_changes(data={"source": f"http://127.0.0.1:{server.server_port}/web.csv"})
+        empty.snakemake("--until", "fetch", settings=settings)
+        server.shutdown()
+    (dataset,) = empty.folder.glob("results/datasets/*.json")
+    found = json.loads(dataset.read_text())
+    assert found["sha256"] == sha256(molecules) and found["source"] == settings["data"]["source"]
+
+
+def test_mlflows_database_on_a_network_disk_is_warned_of_at_the_start(empty):
+    (empty.folder / "sitecustomize.py").write_text(
+        "import psutil, types\n"
+        "mount = types.SimpleNamespace(mountpoint='/', fstype='nfs4')\n"
+        "psutil.disk_partitions = lambda all: [mount]\n"
+    )
+    fake = {"PYTHONPATH": f"{empty.folder}:{empty.checkout}"}
+    output = empty.snakemake("--until", "fetch", **fake)
+    assert output.count("is on a network file system (nfs4)") == 1
 
 
 # What comes with Snakemake

@@ -123,6 +123,18 @@ def farewell():
     return "\n".join(lines)
 
 
+def welcome():
+    """A warning, if MLflow's database lies where it may be damaged."""
+    if TRACKING.enabled:
+        from molvae.tracking import network_of
+
+        if kind := network_of(TRACKING_URI):
+            logger.warning(
+                f"MLflow's SQLite database {TRACKING_URI} is on a network file system ({kind}), where it may break when "
+                "jobs write at once. Set tracking.uri to a server, or to a file on a local disk: config/README.md."
+            )
+
+
 # Machine settings reach the jobs through the environment: a change of them re-runs nothing.
 TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING.uri or str(Path("results", "mlflow.db").absolute())
 os.environ.update(MOLVAE_TRACKING=json.dumps({**TRACKING.model_dump(by_alias=True), "uri": TRACKING_URI}))

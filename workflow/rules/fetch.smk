@@ -16,7 +16,8 @@ rule fetch:
         runtime=60,
     params:
         settings=lambda wildcards: json.dumps({"data": DATASETS[wildcards.dataset].model_dump()}, sort_keys=True),
-        source=lambda wildcards: source_path(DATASETS[wildcards.dataset]) or DATASETS[wildcards.dataset].source,
+        # the input may be a copy of what a storage provider has
+        source=lambda wildcards, input: input[0] if input else DATASETS[wildcards.dataset].source,
         code=code_digest("stages.fetch"),
     message:
         "fetch {params.source}"

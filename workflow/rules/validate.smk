@@ -26,6 +26,7 @@ rule validate:
     input:
         blocks=gather.samples("results/{{experiment}}/validation/blocks/{scatteritem}.parquet"),
         tokens="results/{experiment}/tokens/tokens.safetensors",
+        vocabulary="results/{experiment}/tokens/vocabulary.json",
         molecules="results/{experiment}/tokens/molecules.parquet",
         model="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
