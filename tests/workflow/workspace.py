@@ -58,10 +58,10 @@ class Place:
         """Run a command of the package in the same way."""
         return self.shell(f"{BIN}/molvae", *arguments, ok=ok, **environment)
 
-    def shell(self, *command: str, ok: bool = True, **environment: str) -> str:
+    def shell(self, *command: str, ok: bool = True, timeout: float = 600, **environment: str) -> str:
         run = subprocess.run(
             command, cwd=self.folder, env=self.environment(**environment), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=600,
+            stderr=subprocess.STDOUT, timeout=timeout,
         )  # fmt: skip
         assert (run.returncode == 0) is ok, f"exit code {run.returncode} of {' '.join(command)}\n{run.stdout}"
         return run.stdout
