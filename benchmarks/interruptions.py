@@ -18,6 +18,7 @@ from record import options, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/workflow"))
 
+from servers import Server
 from slurm import LONG, MODEL, Cluster, Training
 from workspace import Place, copy_of_checkout, write_molecules
 
@@ -82,6 +83,15 @@ def fill_disk(run: Training, job: dict[str, str]) -> None:
     (run.place.folder / "filler").unlink()
 
 
+def kill_server(run: Training, job: dict[str, str]) -> None:
+    """It stays down until training has ended, and then MLflow gets what it missed."""
+    run.server.stop()
+    run.process().resume()
+    run.snakemake.wait(timeout=300)
+    run.server.start()
+    assert "0 failed" in run.place.molvae("track", "sync", MLFLOW_TRACKING_URI=run.server.uri)
+
+
 # name -> what is done in the third of 60 epochs, resources of the rule
 INTERRUPTIONS: dict[str, tuple[Interruption, tuple[str, ...]]] = {
     "SIGTERM, as preemption sends it": (warn, ()),
@@ -95,6 +105,7 @@ INTERRUPTIONS: dict[str, tuple[Interruption, tuple[str, ...]]] = {
     "kill -9 of Snakemake, its job goes on": (kill_snakemake, ()),
     "kill -9 of Snakemake and of the job": (kill_both, ()),
     "disk full": (fill_disk, ()),
+    "kill -9 of the MLflow server": (kill_server, ()),
 }
 
 
@@ -102,7 +113,10 @@ def interrupt(name: str, base: Place, folder: Path, cluster: Cluster, reference:
     """One training with its interruption, and one more `snakemake` if the first one did not end well."""
     do, resources = INTERRUPTIONS[name]
     began = time.monotonic()
-    run = Training(base, folder / "run", cluster, *resources)
+    folder.mkdir(exist_ok=True)
+    server = Server(folder, f"sqlite:///{folder}/mlflow.db") if do is kill_server else None
+    run = Training(base, folder / "run", cluster, *resources, tracking={"uri": server.uri} if server else None)
+    run.server = server
     commands = 1
     try:
         job = run.pause() if name != "out of memory" else {}
@@ -118,6 +132,8 @@ def interrupt(name: str, base: Place, folder: Path, cluster: Cluster, reference:
             run.finish()
     finally:
         run.kill()
+        if server:
+            server.stop()
     jobs = [job for job in cluster.jobs() if job["WorkDir"] == str(run.place.folder)]
     if job and cluster.state(job["NodeList"]).startswith("down"):
         cluster.start_node(job["NodeList"])

@@ -206,11 +206,12 @@ def submit(place: Place, *arguments: str, settings: dict) -> list[str]:
 class Training:
     """A `snakemake` that trains on the cluster, in the background."""
 
-    def __init__(self, finished: Place, folder: Path, cluster: Cluster, *resources: str):
+    def __init__(self, finished: Place, folder: Path, cluster: Cluster, *resources: str, tracking: dict | None = None):
+        settings = LONG | ({"tracking": tracking} if tracking else {})
         shutil.copytree(finished.folder, folder)
         shutil.rmtree(folder / "results/example/model")
         self.place, self.cluster, self.output = Place(folder, finished.checkout), cluster, folder / "output.txt"
-        self.command = submit(self.place, "--set-resources", "train:gpu=0", *resources, "--", MODEL, settings=LONG)
+        self.command = submit(self.place, "--set-resources", "train:gpu=0", *resources, "--", MODEL, settings=settings)
         (folder / "logs/example/train.log").unlink()
         self.start(*self.command)
 
