@@ -32,7 +32,9 @@ def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str,
         card: must hold `settings` with a `model` block; more (versions, lineage, training, metrics) is kept as it is.
     """
     _write_tensors(folder / WEIGHTS, model)
-    write_json(folder / CARD, {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **card})
+    properties = {"properties": list(model.head.names)} if model.head is not None else {}
+    content = {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **properties, **card}
+    write_json(folder / CARD, content)
 
 
 def save_prior(folder: Path, prior: Prior | None, card: dict[str, Any]) -> None:
@@ -81,7 +83,7 @@ def load_trained(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
     settings = networks_of(folder)
     with _explained(card_file, weights_file):
         with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
-            model = VAE(len(vocabulary), settings)
+            model = VAE(len(vocabulary), settings, card.get("properties", ()))
         model.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
     return model.eval(), vocabulary, card
 

@@ -17,6 +17,9 @@ from molvae.pretrained import folder_of
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Property = Literal[
+    "mw", "logp", "qed", "sa", "tpsa", "rings", "largest_ring", "heavy_atoms", "radical_electrons", "charge"
+]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -80,6 +83,11 @@ class FeaturizeSettings(Section):
     variants: int = Field(
         0, ge=0, le=16, description="randomised spellings of each training molecule for the encoder to read; 0: none"
     )
+    properties: list[Property] = Field(
+        [],
+        description="descriptors that the model learns to tell from latent points, in a linear head: "
+        "sample.wanted can then ask for values of them; none: no head",
+    )
     valid_fraction: Fraction = Field(
         0.02, description="fraction of training molecules held out for early stopping, by hash"
     )
@@ -92,6 +100,13 @@ class FeaturizeSettings(Section):
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction must stay below 1, else nothing is left to train on")
         return self
+
+    @field_validator("properties")
+    @classmethod
+    def _name_each_once(cls, properties: list[str]) -> list[str]:
+        if len(set(properties)) < len(properties):
+            raise ValueError("each property once")
+        return properties
 
 
 class ModelSettings(Section):
@@ -150,6 +165,9 @@ class TrainSettings(Section):
     variant_input: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="fraction of molecules that the encoder reads in a randomised spelling (featurize.variants)"
     )
+    property_weight: float = Field(
+        1.0, gt=0, le=1000, description="weight of the properties' −log density in the loss, if the tokens have any"
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="arithmetic of the networks; weights and losses stay float32"
@@ -187,6 +205,9 @@ class SampleSettings(Section):
     )
     rounds: int = Field(
         0, ge=0, le=1000, description="times that each string is encoded and written again: from the prior to the data"
+    )
+    wanted: dict[str, float] = Field(
+        {}, description="values, in their own units, that properties of featurize.properties are to have; {}: any"
     )
 
 
@@ -244,6 +265,16 @@ class Settings(Section):
     latent: LatentSettings = Field(default_factory=LatentSettings)
 
     model_config = ConfigDict(populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _want_what_the_model_can_tell(self) -> Settings:
+        if unknown := [name for name in self.sample.wanted if name not in self.featurize.properties]:
+            raise ValueError(f"sample.wanted: {', '.join(unknown)} must be named in featurize.properties, too")
+        if self.sample.wanted and not (
+            self.model.variational and self.model.prior == "normal" and self.prior.kind in ("as_trained", "normal")
+        ):
+            raise ValueError("sample.wanted: needs a VAE (model.variational) whose samples come from a normal prior")
+        return self
 
     def section(self, name: str) -> dict[str, Any]:
         """One block as plain JSON-able values, as it is handed to a stage and tracked."""
@@ -313,6 +344,8 @@ def _explain(kind: type[BaseModel], detail: Any, where: str) -> str:
     if isinstance(detail["input"], str) and detail["type"] in {"float_parsing", "int_parsing"}:
         return f"{key}: {detail['input']!r} is text, not a number."
     message = detail["msg"].removeprefix("Value error, ")
+    if not path and issubclass(kind, Settings) and detail["type"] == "value_error":
+        return f"{where}{message}."  # sections that contradict each other: the message names the key
     return f"{key.rstrip('.') or 'config'}: {message} (got {detail['input']!r})."
 
 

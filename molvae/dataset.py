@@ -25,12 +25,14 @@ class Batch:
         inputs: (T, B) int64 ids, BOS first, then the molecule, then PAD.
         targets: (T, B) int64 ids, the molecule, then EOS, then PAD.
         lengths: (B,) int64 tokens of each molecule, EOS not counted.
+        values: (B, P) properties, NaN where unknown; None: the molecules have none.
         source: the batch that the encoder reads instead, the same molecules in another spelling; None: this one.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     lengths: torch.Tensor
+    values: torch.Tensor | None = None
     source: Batch | None = None
 
     @property
@@ -44,12 +46,15 @@ class Batch:
 
 
 class TokenSet:
-    """Tokenised molecules: `ids[offsets[i]:offsets[i + 1]]` is molecule i, without special tokens."""
+    """Tokenised molecules: `ids[offsets[i]:offsets[i + 1]]` is molecule i, without special tokens.
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
-        self.ids, self.offsets = ids, offsets
+    Row i of `values`, (molecules, P) float32, has its properties, NaN where unknown; None: there are none.
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, values: np.ndarray | None = None) -> None:
+        self.ids, self.offsets, self.values = ids, offsets, values
         self.lengths = np.diff(offsets)
-        self._resident: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._resident: dict[torch.device, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -69,17 +74,17 @@ class TokenSet:
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return TokenSet(self.ids[flat], offsets)
+        return TokenSet(self.ids[flat], offsets, None if self.values is None else self.values[rows])
 
     def joined(self, other: TokenSet) -> TokenSet:
-        """The molecules of both, these first."""
+        """The tokens of both, these first."""
         return TokenSet(
             np.concatenate([self.ids, other.ids]), np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]])
         )
 
     def batch(self, rows: np.ndarray, device: torch.device = torch.device("cpu")) -> Batch:
         """The molecules of `rows` as one padded batch on a device, where all tokens then stay."""
-        ids, offsets = self._on(device)
+        ids, offsets, values = self._on(device)
         picked = torch.as_tensor(rows, dtype=torch.int64).to(device, non_blocking=True)
         starts, lengths = offsets[picked], offsets[picked + 1] - offsets[picked]
         steps = torch.arange(int(self.lengths[rows].max(initial=0)), device=device)[:, None]  # known without the device
@@ -89,13 +94,14 @@ class TokenSet:
         edge = torch.full((1, len(picked)), PAD, device=device)
         inputs = torch.cat([edge + (BOS - PAD), body])
         targets = torch.cat([body, edge]).scatter_(0, lengths[None], EOS)
-        return Batch(inputs, targets, lengths)
+        return Batch(inputs, targets, lengths, None if values is None else values[picked])
 
-    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """All ids (in a byte each where the vocabulary allows) and offsets, on a device."""
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """All ids (in a byte each where the vocabulary allows), offsets and properties, on a device."""
         if device not in self._resident:
             ids = self.ids if self.ids.dtype == np.uint8 else self.ids.astype(np.int16)  # torch cannot index uint16
-            self._resident[device] = torch.from_numpy(ids).to(device), torch.from_numpy(self.offsets).to(device)
+            values = None if self.values is None else torch.from_numpy(self.values).to(device)
+            self._resident[device] = torch.from_numpy(ids).to(device), torch.from_numpy(self.offsets).to(device), values
         return self._resident[device]
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

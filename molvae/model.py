@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from molvae import conditioning
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.describe import canonical, fingerprint
 from molvae.chemistry.stable import is_stable
@@ -64,6 +65,7 @@ class Model:
         max_tokens: int = MAX_TOKENS,
         attempts: int = 32,
         rounds: int = 0,
+        wanted: Mapping[str, float] | None = None,
         threads: int = 1,
     ) -> list[str]:
         """Exactly `n` SMILES from the prior; the i-th depends on (seed, i) only.
@@ -75,12 +77,17 @@ class Model:
                 first as it is.
             rounds: times that each string is encoded and written again from a draw of its posterior, which moves
                 samples from the prior to where the data lie (`molvae.sampling`).
+            wanted: values, in their own units, of properties that the model was trained to tell, by name: the prior
+                under the condition that its head says so (`molvae.conditioning`).
+        Raises:
+            MolvaeError: n is under 1; or the model does not tell a wanted property, or its prior is no normal one.
         """
         if n < 1:
             raise MolvaeError(f"n is {n}; ask for at least one sample.")
         strings = sample_prior(
             self.network, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
             accept=stable(self.vocabulary) if attempts > 1 else None, attempts=attempts, rounds=rounds,
+            wanted=wanted,
         )  # fmt: skip
         return [self.smiles(symbols) for symbols in self.symbols(strings)]
 
@@ -94,6 +101,21 @@ class Model:
         mu, logvar = (np.full((len(smiles), self.latent_dim), np.nan, np.float32) for _ in range(2))
         mu[rows], logvar[rows] = (part.numpy() for part in posterior(self.network, tokens))
         return mu, logvar
+
+    def properties(self, smiles: Sequence[str]) -> pd.DataFrame:
+        """What the model's head says of molecules: a row for each, a column for each property, in its own units.
+
+        It reads the mean of each posterior; rows are NaN as in `encode`. For any other property see `predictor`.
+
+        Raises:
+            MolvaeError: the model was trained without properties.
+        """
+        head = self.network.head
+        if head is None:
+            raise MolvaeError(conditioning.NO_HEAD)
+        mu = torch.from_numpy(self.encode(smiles)[0]).to(head.mean.device)
+        with torch.inference_mode():
+            return pd.DataFrame(head(mu).cpu().numpy(), columns=list(head.names))
 
     def log_likelihood(self, smiles: Sequence[str], *, draws: int = 16, seed: int = 0) -> np.ndarray:
         """A lower bound of log p(x) of each molecule, (n,) nats, rows as in the input; NaN as in `encode`.

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 
@@ -50,6 +50,8 @@ def with_settings(*names: str, without: tuple[str, ...] = ()) -> Callable[[Calla
             content = read_sections("--settings", given.pop("settings"), names)
             for key, name in options.items():
                 if (value := given.pop(key)) is not None:
+                    if _is_json(name, key):
+                        value = _json("--" + key.replace("_", "-"), value)
                     content.setdefault(name, {})[key] = value
             command(
                 **given, **{name: config.parse(SECTIONS[name], content.get(name, {}), f"{name}.") for name in names}
@@ -68,18 +70,30 @@ def _parameter(name: str, key: str) -> inspect.Parameter:
     default = "" if field.is_required() else f" [default: {field.get_default()}]"
     kind: Any = {bool: bool, int: int, float: float}.get(field.annotation, str)  # type: ignore[arg-type]
     flags = FLAGS.get(key, [] if kind is bool else ["--" + key.replace("_", "-")])
-    option = typer.Option(*flags, help=f"{field.description}{default}", rich_help_panel=f"Settings: {name}")
+    metavar = "JSON" if _is_json(name, key) else None
+    option = typer.Option(
+        *flags, help=f"{field.description}{default}", metavar=metavar, rich_help_panel=f"Settings: {name}"
+    )
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
-def read_sections(option: str, text: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The JSON of an option that holds sections of settings by name; their keys are not checked."""
+def _is_json(name: str, key: str) -> bool:
+    """Whether a setting is a list or a mapping, which its option takes as JSON."""
+    return get_origin(SECTIONS[name].model_fields[key].annotation) in (list, dict)
+
+
+def _json(option: str, text: str) -> Any:
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except ValueError as err:
         raise ConfigError(f"{option} {text!r} is no JSON: {err}.") from None
+
+
+def read_sections(option: str, text: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The JSON of an option that holds sections of settings by name; their keys are not checked."""
+    content = _json(option, text)
     if not isinstance(content, dict) or not set(content) <= set(names):
         raise ConfigError(f"{option} must be a JSON object with the keys {', '.join(names)}, got {text!r}.")
     return content

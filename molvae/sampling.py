@@ -13,7 +13,7 @@ Sources: Rezende et al. 2014 (arXiv:1401.4082), appendix F; Bengio et al. 2013 (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molvae import conditioning
 from molvae.decoding import Strings, decode_points
 from molvae.seeds import generator
 from molvae.vae import VAE
@@ -66,15 +67,24 @@ def sample_prior(
     accept: Accept | None = None,
     attempts: int = 1,
     rounds: int = 0,
+    wanted: Mapping[str, float] | None = None,
 ) -> Samples:
     """Samples number start … stop − 1 from the model's prior.
 
-    The same whatever start, stop and threads are on one kind of device. See `sample_from` for the last three.
+    The same whatever start, stop and threads are on one kind of device. See `sample_from` for accept, attempts, rounds.
+
+    Args:
+        wanted: values by name that properties are to have, see `molvae.conditioning`.
     """
+    if wanted:
+        conditioning.check(model, wanted)
 
     def points(chunk: int, attempt: int) -> Tensor:
+        stream = _stream(seed, "prior", chunk, attempt)
+        if wanted:
+            return conditioning.draw(model, wanted, CHUNK, stream)
         with torch.inference_mode():
-            return model.prior.draw(CHUNK, _stream(seed, "prior", chunk, attempt))
+            return model.prior.draw(CHUNK, stream)
 
     together = _chunks_together(model)
     first, last = start // (CHUNK * together) * together, -(-stop // (CHUNK * together)) * together

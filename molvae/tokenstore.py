@@ -3,6 +3,8 @@
 Tensors: `ids` (all tokens, uint8 or uint16), `offsets` (molecules + 1, int64), `split` (molecules, uint16: position
 in the list that the file's metadata hold under "splits"). Where the training molecules have variants, `variant_ids`
 and `variant_offsets` (variants + 1) hold these in the same way; they are no molecules of their own and in no split.
+Where the molecules have properties, `properties` (molecules × properties, float32, NaN where unknown) holds these, and
+the metadata, under "properties", their names.
 """
 
 from __future__ import annotations
@@ -40,11 +42,17 @@ class TokenStoreWriter:
     """
 
     def __init__(
-        self, path: Path, vocabulary_size: int, molecules: int, splits: Sequence[str], variants: int = 0
+        self,
+        path: Path,
+        vocabulary_size: int,
+        molecules: int,
+        splits: Sequence[str],
+        variants: int = 0,
+        properties: Sequence[str] = (),
     ) -> None:
         self.dtype = np.uint8 if vocabulary_size <= 256 else np.uint16
         self.splits = {name: code for code, name in enumerate(splits)}
-        self.path, self.molecules, self.variants = path, molecules, variants
+        self.path, self.molecules, self.variants, self.properties = path, molecules, variants, list(properties)
         self.written: Counter[str] = Counter()
 
     def __enter__(self) -> TokenStoreWriter:
@@ -69,8 +77,12 @@ class TokenStoreWriter:
         if isinstance(error, DataError) and trace is None:
             raise error
 
-    def write(self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str]) -> None:
-        """Add molecules: their ids one behind the other, the length of each, the split of each."""
+    def write(
+        self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str], values: np.ndarray | None = None
+    ) -> None:
+        """Add molecules: their ids one behind the other, the length, the split, and the properties, (n, P), of each."""
+        if self.properties:
+            self._put("properties", values.reshape(len(lengths) * len(self.properties)))
         self._put("split", np.array([self.splits[name] for name in splits]))
         self._put_all("", ids, lengths)
 
@@ -84,6 +96,7 @@ class TokenStoreWriter:
         for name, kind, count in (
             ("offsets", np.int64, self.molecules + 1),
             ("variant_offsets", np.int64, self.variants + 1 if self.variants else 0),
+            ("properties", np.float32, self.molecules * len(self.properties)),
             ("split", np.uint16, self.molecules),
             ("ids", self.dtype, self.written["ids"]),
             ("variant_ids", self.dtype, self.written["variant_ids"]),
@@ -94,12 +107,18 @@ class TokenStoreWriter:
         return layout
 
     def _write_header(self) -> None:
-        header: dict[str, object] = {"__metadata__": {"splits": json.dumps(list(self.splits))}}
+        metadata = {"splits": json.dumps(list(self.splits))}
+        if self.properties:
+            metadata["properties"] = json.dumps(self.properties)
+        header: dict[str, object] = {"__metadata__": metadata}
         for name, (dtype, start, end) in self._layout().items():
-            if name.startswith("variant_") and not self.variants:
+            if name.startswith("variant_") and not self.variants or name == "properties" and not self.properties:
                 continue
-            code = {"i": "I", "u": "U"}[dtype.kind] + str(8 * dtype.itemsize)
-            header[name] = {"dtype": code, "shape": [(end - start) // dtype.itemsize], "data_offsets": [start, end]}
+            code = {"i": "I", "u": "U", "f": "F"}[dtype.kind] + str(8 * dtype.itemsize)
+            shape = (
+                [self.molecules, len(self.properties)] if name == "properties" else [(end - start) // dtype.itemsize]
+            )
+            header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         if len(text) > HEADER_BYTES:
             raise DataError(
@@ -129,10 +148,21 @@ def read_tokens(path: Path) -> dict[str, TokenSet]:
     """
     with _opened(path) as (file, names):
         ids, offsets, split = (file.get_tensor(name) for name in ("ids", "offsets", "split"))
+        values = file.get_tensor("properties") if "properties" in file.metadata() else None
     from molvae.dataset import TokenSet  # brings torch, for which workers that only write need not wait
 
-    everything = TokenSet(ids, offsets)
+    everything = TokenSet(ids, offsets, values)
     return {name: everything.select(np.flatnonzero(split == code)) for code, name in enumerate(names)}
+
+
+def read_properties(path: Path) -> list[str]:
+    """Names of the molecules' properties, in the order of their values.
+
+    Raises:
+        DataError: as `read_tokens`.
+    """
+    with _opened(path) as (file, _):
+        return json.loads(file.metadata().get("properties", "[]"))
 
 
 def read_variants(path: Path) -> TokenSet | None:

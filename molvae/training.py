@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SAVE_SECONDS = 60.0  # between checkpoints; a save of the default model takes 20 ms
 LINE_SECONDS = 60.0  # between progress lines inside a long epoch
 CHECK_STEPS = 50  # between looks at the loss: each look makes a GPU wait
+TERMS = ("reconstruction", "kl", "property")  # of the loss, as steps give and epochs sum them
 AGREE_STEPS = 20  # between questions to the other processes whether one was told to stop
 
 
@@ -147,9 +148,7 @@ class Run:
             self.progress,
             self.train.epoch(self.settings.batch_size, self.settings.seed, self.progress.epoch),
         )
-        sums = torch.tensor(
-            [progress.sums.get(name, 0.0) for name in ("reconstruction", "kl")], dtype=torch.float64
-        ).to(self.device)
+        sums = torch.tensor([progress.sums.get(name, 0.0) for name in TERMS], dtype=torch.float64).to(self.device)
         began, saved, spoken = time.monotonic(), time.monotonic(), time.monotonic()
         for rows in batches[progress.batch :]:
             sums += self.step(rows) * len(rows)
@@ -161,7 +160,7 @@ class Run:
             if progress.step % CHECK_STEPS == 0 or progress.batch == len(batches) or stop:
                 self._check(sums)
             if stop or now - saved > SAVE_SECONDS or progress.batch == len(batches):
-                progress.sums = dict(zip(("reconstruction", "kl"), sums.tolist(), strict=True))
+                progress.sums = dict(zip(TERMS, sums.tolist(), strict=True))
                 progress.seconds += now - began
                 began = now
             if stop:
@@ -186,7 +185,7 @@ class Run:
         """One update with these training molecules; of a group, each process takes its share of them.
 
         Returns:
-            reconstruction and KL term, (2,) nats per molecule of all rows, without waiting for a GPU.
+            the TERMS, (3,) nats per molecule of all rows, without waiting for a GPU.
         """
         settings, step, group = self.settings, self.progress.step, self.group
         self.model.train()
@@ -199,16 +198,18 @@ class Run:
         half = settings.precision == "bfloat16" and self.device.type != "cpu"  # a setting of GPUs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             terms = self.wrapped(batch, self._noise(len(rows), share), self._drop(), self._written(batch))
-        reconstruction, kl = group.mean(torch.stack([terms.reconstruction, terms.kl]) * weight)
+        reconstruction, kl, property_nats = found = group.mean(torch.stack(terms[: len(TERMS)]) * weight)
         loss = reconstruction
         if self.model.variational:
             loss = loss + kl_penalty(kl, kl_weight(step, self.steps, settings), settings)
+        if self.model.head is not None:
+            loss = loss + settings.property_weight * property_nats
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         # 0 times a norm that is not finite is not a number: an update that spoils the weights shows in its own step
-        return torch.stack([reconstruction.detach(), kl.detach()]).double() + 0 * norm.detach()
+        return found.detach().double() + 0 * norm.detach()
 
     def _batch(self, rows: np.ndarray, share: np.ndarray) -> Batch:
         """This process's molecules of a step, some of them with another spelling for the encoder."""
@@ -254,7 +255,7 @@ class Run:
         self._check(torch.tensor(held_out["valid_loss_nats"]))  # before these weights are saved
         before = progress.history[-1]["seconds"] if progress.history else 0.0
         weight = kl_weight(progress.step - 1, self.steps, settings)
-        reconstruction, kl = (progress.sums[name] / len(self.train) for name in ("reconstruction", "kl"))
+        reconstruction, kl, property_nats = (progress.sums[name] / len(self.train) for name in TERMS)
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -262,12 +263,16 @@ class Run:
             "molecules_per_s": len(self.train) / max(progress.seconds - before, 1e-9),
             "kl_weight": weight,
             "learning_rate": learning_rate(progress.step - 1, self.steps, settings),
-            "train_loss_nats": self._objective(reconstruction, kl, weight),
+            "train_loss_nats": self._objective(reconstruction, kl, property_nats, weight),
             "train_reconstruction_nats": reconstruction,
             "train_kl_nats": kl,
+            **({"train_property_nats": property_nats} if self.model.head is not None else {}),
             **held_out,
         }
-        objective = self._objective(row["valid_reconstruction_nats"], row["valid_kl_nats"], settings.kl_weight)
+        objective = self._objective(
+            row["valid_reconstruction_nats"], row["valid_kl_nats"], row.get("valid_property_nats", 0.0),
+            settings.kl_weight,
+        )  # fmt: skip
         if objective < progress.best_objective:
             progress.best_objective, progress.best_epoch, progress.stale_epochs = objective, progress.epoch + 1, 0
             self.best = _copy(self.model)
@@ -286,11 +291,12 @@ class Run:
             )
         on_epoch(row)
 
-    def _objective(self, reconstruction: float, kl: float, weight: float) -> float:
-        """What training minimises, of a whole epoch, nats per molecule."""
+    def _objective(self, reconstruction: float, kl: float, property_nats: float, weight: float) -> float:
+        """What training minimises, of a whole epoch, nats per molecule; `weight` is that of the KL term."""
+        loss = reconstruction + self.settings.property_weight * property_nats
         if not self.model.variational:
-            return reconstruction
-        return reconstruction + kl_penalty(torch.tensor(kl, dtype=torch.float64), weight, self.settings).item()
+            return loss
+        return loss + kl_penalty(torch.tensor(kl, dtype=torch.float64), weight, self.settings).item()
 
 
 def is_collapsed(row: dict[str, float]) -> bool:
@@ -307,21 +313,25 @@ def evaluate(
     Returns:
         the negative ELBO (KL weight 1) and its terms in nats per molecule; the share of tokens that are the
         likeliest one under teacher forcing; what is reconstructed in free running; active latent units; mutual
-        information (these but the first two and the active units only for a VAE). And the KL of each dimension.
+        information (these but the first two and the active units only for a VAE). With a head −log density of the
+        properties, and R² of each from mu. And the KL of each dimension.
     """
     model.eval()
     generator = torch.Generator(device).manual_seed(derive(settings.seed, "held out"))
-    totals, right, tokens, posteriors = torch.zeros(2, dtype=torch.float64), 0, 0, []
+    totals, right, tokens, posteriors = torch.zeros(len(TERMS), dtype=torch.float64), 0, 0, []
+    told: list[Tensor] = []  # properties by the head and by the data, (2, B, P) of each batch
     for rows in molecules.in_order(settings.batch_size):
         batch = molecules.batch(rows, device)
         noise = torch.randn((len(rows), model.latent_dim), generator=generator, device=device)
         terms = model(batch, noise)
-        totals += torch.stack([terms.reconstruction, terms.kl]).double().cpu() * len(rows)
+        totals += torch.stack(terms[: len(TERMS)]).double().cpu() * len(rows)
         real = batch.targets != PAD
         right += int(((terms.logits.argmax(-1) == batch.targets) & real).sum())
         tokens += int(real.sum())
         posteriors.append(torch.stack([terms.mu, terms.logvar, terms.z]).cpu())
-    reconstruction, kl = (totals / len(molecules)).tolist()
+        if model.head is not None and batch.values is not None:
+            told.append(torch.stack([model.head(terms.mu), batch.values]).cpu())
+    reconstruction, kl, property_nats = (totals / len(molecules)).tolist()
     mu, logvar, z = torch.cat(posteriors, dim=1)
     mixed = torch.randperm(len(mu), generator=torch.Generator().manual_seed(0))  # they came by length
     mu, logvar, z = mu[mixed], logvar[mixed], z[mixed]
@@ -335,6 +345,9 @@ def evaluate(
         "valid_exact_reconstruction": exact,
         "active_units": monitor.active_units(mu),
     }
+    if told:
+        r_squared = model.head.r_squared(*torch.cat(told, dim=1))
+        found |= {"valid_property_nats": property_nats} | {f"valid_r2_{name}": r2 for name, r2 in r_squared.items()}
     if not model.variational:
         return found, []
     return found | {"mutual_information_nats": monitor.mutual_information(mu, logvar, z)}, monitor.kl_by_dimension(
@@ -348,11 +361,12 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
 
 def _line(row: dict[str, float], epochs: int, steps: int) -> str:
     left = row["seconds"] / row["step"] * (steps - row["step"])
+    told = "".join(f"R² of {name[9:]} {value:.2f}  " for name, value in row.items() if name.startswith("valid_r2_"))
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  train {row['train_loss_nats']:.2f} nats  "
         f"held-out {row['valid_loss_nats']:.2f} "
         f"(reconstruction {row['valid_reconstruction_nats']:.2f} + KL {row['valid_kl_nats']:.2f})  "
         f"KL weight {row['kl_weight']:.2f}  active units {row['active_units']}  "
-        f"exact {100 * row['valid_exact_reconstruction']:.1f} %  "
+        f"exact {100 * row['valid_exact_reconstruction']:.1f} %  {told}"
         f"{row['molecules_per_s']:.0f} molecules/s  {left / 60:.1f} min left"
     )

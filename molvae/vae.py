@@ -12,6 +12,7 @@ from molvae.dataset import Batch
 from molvae.networks import Decoder, Drop, Encoder, keep
 from molvae.objective import reconstruction_nats
 from molvae.priors import make_prior
+from molvae.properties import PropertyHead
 from molvae.seeds import derive
 from molvae.vocabulary import SPECIAL
 
@@ -29,10 +30,11 @@ TOKEN_ROWS = (  # tensors with a row a token
 
 
 class ElboTerms(NamedTuple):
-    """What a forward pass gives: the two terms in nats per molecule, and what they were made of."""
+    """What a forward pass gives: its terms in nats per molecule, and what they were made of."""
 
     reconstruction: Tensor
     kl: Tensor  # 0 for a plain autoencoder
+    property: Tensor  # −log density of the properties; 0 without a head, or where the batch has none
     logits: Tensor  # (T, B, V)
     mu: Tensor  # (B, Z)
     logvar: Tensor  # (B, Z)
@@ -40,15 +42,19 @@ class ElboTerms(NamedTuple):
 
 
 class VAE(nn.Module):
-    """RNN encoder to N(mu, sigma²), RNN decoder, and a prior over the latent space between them."""
+    """RNN encoder to N(mu, sigma²), RNN decoder, and a prior over the latent space between them.
 
-    def __init__(self, vocabulary_size: int, settings: ModelSettings) -> None:
+    With `properties`, names, also a linear head that tells these from z.
+    """
+
+    def __init__(self, vocabulary_size: int, settings: ModelSettings, properties: Sequence[str] = ()) -> None:
         super().__init__()
         self.latent_dim, self.variational = settings.latent_dim, settings.variational
         self.vocabulary_size = vocabulary_size
         self.encoder = Encoder(vocabulary_size, settings)
         self.decoder = Decoder(vocabulary_size, settings)
         self.prior = make_prior(settings.prior, settings.prior_components, self.encoder)
+        self.head = PropertyHead(properties, settings.latent_dim) if properties else None
 
     def forward(self, batch: Batch, noise: Tensor, drop: Drop = keep, written: Tensor | None = None) -> ElboTerms:
         """ELBO terms of a batch with one draw of z a molecule.
@@ -62,7 +68,9 @@ class VAE(nn.Module):
         z = mu + noise * (0.5 * logvar).exp()
         logits = self.decoder(batch.inputs if written is None else written, z, drop)
         kl = self.prior.kl(mu, logvar, z).mean() if self.variational else mu.new_zeros(())
-        return ElboTerms(reconstruction_nats(logits, batch.targets), kl, logits, mu, logvar, z)
+        told = self.head is not None and batch.values is not None
+        property_nats = self.head.nats(z, batch.values) if told else mu.new_zeros(())
+        return ElboTerms(reconstruction_nats(logits, batch.targets), kl, property_nats, logits, mu, logvar, z)
 
 
 def untrained(vocabulary_size: int, settings: ModelSettings, seed: int) -> VAE:
@@ -91,6 +99,6 @@ def extended(model: VAE, settings: ModelSettings, vocabulary_size: int, rows: Se
         state[name] = old[len(SPECIAL) :].mean(0).repeat(vocabulary_size, *[1] * (old.ndim - 1))
         state[name][list(rows)] = old
     with torch.device("meta"):
-        larger = VAE(vocabulary_size, settings)
+        larger = VAE(vocabulary_size, settings, model.head.names if model.head else ())
     larger.to_empty(device="cpu").load_state_dict(state)
     return larger

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,10 +54,20 @@ def shuffled_latents(
 
 
 def first_strings(
-    model: VAE, vocabulary: Vocabulary, n: int, *, seed: int, temperature: float, max_tokens: int, threads: int
+    model: VAE,
+    vocabulary: Vocabulary,
+    n: int,
+    *,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+    threads: int,
+    wanted: Mapping[str, float] | None = None,
 ) -> list[list[str]]:
     """The first string that the model writes for each of `n` samples, stable or not: what more attempts are worth."""
-    strings = sample_prior(model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads)
+    strings = sample_prior(
+        model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads, wanted=wanted
+    )
     return list(symbols_of(vocabulary, strings))
 
 

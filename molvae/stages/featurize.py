@@ -31,7 +31,8 @@ from molvae import merges
 from molvae.books import close_books
 from molvae.card import vocabulary_of
 from molvae.chemistry.brackets import bracketed
-from molvae.chemistry.standardise import Rejected, randomise, standardise
+from molvae.chemistry.describe import describe
+from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
 from molvae.chemistry.symbols import caps_for, encode
 from molvae.errors import DataError
 from molvae.files import read_json, write_json
@@ -61,6 +62,7 @@ BLOCK = pyarrow.schema(
         "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the block's own list of symbols
         "variants": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; empty but for training molecules
         "replaced": pyarrow.uint8(),  # variants that are the canonical string because the random one did not do
+        "properties": pyarrow.list_(pyarrow.float32()),  # as featurize.properties names them
     }
 )
 REJECTED = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "reason", "detail")])
@@ -137,14 +139,23 @@ def _featurize_row(
         if known is not None and (unknown := sorted(set(found) - known)):
             raise Rejected(UNKNOWN, ", ".join(unknown))
     except Rejected as why:
-        return row["row"], row["smiles"], row["split"], why.reason, why.detail, *[None] * 4
+        return row["row"], row["smiles"], row["split"], why.reason, why.detail, *[None] * 5
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
     split = _split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, given, settings)
     variants, replaced = (
         _variants(smiles, found, known, settings) if split == "train" and settings.variants else ([], 0)
     )
     ids, *others = ([symbols.setdefault(one, len(symbols)) for one in string] for string in (found, *variants))
-    return row["row"], smiles, split, None, None, int.from_bytes(digest[:8], "big"), ids, others, replaced
+    key, values = int.from_bytes(digest[:8], "big"), _properties(smiles, settings.properties)
+    return row["row"], smiles, split, None, None, key, ids, others, replaced, values
+
+
+def _properties(smiles: str, names: Sequence[str]) -> list[float]:
+    """Descriptors of a molecule by name."""
+    if not names:
+        return []
+    described = describe(parse(smiles))
+    return [described[name] for name in names]
 
 
 def _variants(
@@ -192,7 +203,8 @@ def featurize(
 ) -> dict[str, Any]:
     """Make the token store `out` of all blocks of a data set, given in order.
 
-    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split), rejected.parquet
+    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, a column a property),
+    rejected.parquet
     (row, smiles, reason, detail; duplicates too) and books.json.
 
     Args:
@@ -228,7 +240,7 @@ def featurize(
         if settings.merges:
             ids, lengths = _for_learning(blocks, kept, vocabulary)
             vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
-    rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings.variants, out)
+    rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings, out)
     write_json(out / "vocabulary.json", vocabulary.to_json())
     duplicates = rejected.pop("duplicate", 0)
     if settings.variants:
@@ -315,7 +327,12 @@ def _training(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
 
 
 def _write(
-    blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary, splits: Counter[str], variants: int, out: Path
+    blocks: Sequence[Path],
+    kept: np.ndarray,
+    vocabulary: Vocabulary,
+    splits: Counter[str],
+    settings: FeaturizeSettings,
+    out: Path,
 ) -> tuple[Counter[str], Counter[str], int, int]:
     """Stream all rows into the store, then the variants of those to train on.
 
@@ -324,23 +341,30 @@ def _write(
     """
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    replaced = 0
+    replaced, variants, names = 0, settings.variants, settings.properties
+    schema = pyarrow.schema([*MOLECULES, *((name, pyarrow.float32()) for name in names)])
     merge = merges.Merger(vocabulary).apply if vocabulary.merges else lambda *tokens: tokens
     with (
         TokenStoreWriter(
-            out / "tokens.safetensors", len(vocabulary), int(kept.sum()), sorted(splits), variants * splits["train"]
-        ) as store,
-        EvenWriter(out / "molecules.parquet", MOLECULES) as molecules,
+            out / "tokens.safetensors",
+            len(vocabulary),
+            int(kept.sum()),
+            sorted(splits),
+            variants * splits["train"],
+            names,
+        ) as store,  # fmt: skip
+        EvenWriter(out / "molecules.parquet", schema) as molecules,
         EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
     ):
-        for own, batch, gone in _rows(blocks, kept, ["row", "smiles", "split", "reason", "detail", "ids"]):
+        for own, batch, gone in _rows(blocks, kept, [*MOLECULES.names, "reason", "detail", "ids", "properties"]):
             table = _with_reason(gone)
             reasons.update(table.column("reason").to_pylist())
             rejected.write(table.select(REJECTED.names))
             ids, lengths = _in_vocabulary(own, batch.column("ids"), vocabulary)
             unknown.update(own[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
-            store.write(*merge(ids, lengths), batch.column("split").to_pylist())
-            molecules.write(pyarrow.Table.from_batches([batch.select(MOLECULES.names)]))
+            values = batch.column("properties").flatten().to_numpy().reshape(len(batch), len(names))
+            store.write(*merge(ids, lengths), batch.column("split").to_pylist(), values)
+            molecules.write(pyarrow.table([*batch.select(MOLECULES.names).columns, *values.T], schema=schema))
         if variants:
             for own, batch, _ in _rows(blocks, kept, ["split", "variants", "replaced"], BATCH_ROWS // variants):
                 training = _training(batch)

@@ -77,7 +77,7 @@ def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, thr
             network, indices.start, indices.stop, seed=settings.seed, temperature=settings.temperature,
             max_tokens=settings.max_tokens, threads=threads,
             accept=stable(vocabulary, workers) if several else None, attempts=settings.attempts,
-            rounds=settings.rounds,
+            rounds=settings.rounds, wanted=settings.wanted,
         )  # fmt: skip
     symbols = list(symbols_of(vocabulary, strings))
     columns = {
@@ -107,7 +107,7 @@ def sample(blocks: Sequence[Path], settings: SampleSettings, out: Path) -> dict[
     return close_books(
         out / "books.json", "sample", rows_in=settings.n, kept=count, rejected={}, seed=settings.seed,
         temperature=settings.temperature, rounds=settings.rounds, cut_at_max_tokens=cut, strings_written=written,
-        stable=stable,
+        stable=stable, **({"wanted": settings.wanted} if settings.wanted else {}),
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ from molvae.lineage import code_digest, git_commit, versions
 from molvae.memory import LOWER_MEMORY, check_memory
 from molvae.pretrained import folder_of
 from molvae.priors import Vamp
-from molvae.tokenstore import read_tokens, read_variants
+from molvae.properties import PropertyHead
+from molvae.tokenstore import read_properties, read_tokens, read_variants
 from molvae.training import Run, evaluate, is_collapsed
 from molvae.vae import VAE, extended, untrained
 from molvae.vocabulary import Vocabulary
@@ -70,7 +71,8 @@ def train(
             `model` is None.
         earlier: settings of the stages before, by stage, kept in the model's card; `encode` standardises by them.
     Raises:
-        DataError, TrainingError: nothing to train on; a loss that is not finite.
+        DataError, TrainingError: nothing to train on; a loss that is not finite; properties that are not those of the
+            model to begin with, or in which the molecules do not differ.
         ModelFileError: tokens and vocabulary are not of one run, or not of the model to begin with.
         Interrupted: a signal came, or the time is over; the state is saved.
     """
@@ -92,6 +94,7 @@ def train(
             model = untrained(len(vocabulary), model_settings, settings.seed)
             if isinstance(model.prior, Vamp):
                 model.prior.initialise(torch.empty(0), splits["train"], settings.seed)
+        _give_head(model, read_properties(store), splits["train"], store)
         variants = _variants(store, settings)
         run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
         parameters = sum(tensor.numel() for tensor in run.model.parameters())
@@ -203,6 +206,19 @@ def _usable_seconds(runtime: float) -> float:
     usable = seconds - min(RESERVE * seconds, RESERVE_SECONDS)
     log.info("granted %g min: training stops after %.0f s and goes on when it is started again", runtime, usable)
     return usable
+
+
+def _give_head(model: VAE, properties: list[str], train: TokenSet, store: Path) -> None:
+    """A head for the properties of the tokens; that of a model to start from stays, with what it standardises by."""
+    if model.head is None and properties:
+        model.head = PropertyHead(properties, model.latent_dim)
+        model.head.standardise_by(train.values)
+    elif model.head is not None and properties != list(model.head.names):
+        names = ", ".join(model.head.names)
+        raise TrainingError(
+            f"{store}: properties {', '.join(properties) or 'none'}, but the model to start from tells {names}. Set "
+            f"featurize.properties to [{names}] and featurize again."
+        )
 
 
 def _check_ids(splits: dict[str, Any], vocabulary: Vocabulary, store: Path) -> None:

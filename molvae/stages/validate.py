@@ -109,6 +109,7 @@ def validate(
     content = {
         **found, "n_samples": len(molecules), "seed": drawn.seed, "temperature": drawn.temperature,
         "attempts": drawn.attempts, "rounds": drawn.rounds, "versions": versions(),
+        **({"wanted": drawn.wanted} if drawn.wanted else {}),
     }  # fmt: skip
     write_json(out / "metrics.json", content)
     with replacing(out / "molecules.parquet") as temporary:
@@ -143,7 +144,8 @@ def _baselines(
     yield of("random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed), n)
     yield of("shuffled_latents", baselines.shuffled_latents(network, train, vocabulary, n, **warm), n, IDENTITY)
     if several:
-        yield of("first_strings", baselines.first_strings(network, vocabulary, n, **warm), n, IDENTITY)
+        first = baselines.first_strings(network, vocabulary, n, wanted=drawn.wanted, **warm)
+        yield of("first_strings", first, n, IDENTITY)
     strings, written = baselines.aggregate_posterior(
         network, train, vocabulary, n, **warm,
         accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,

@@ -115,6 +115,7 @@ def test_a_vocabulary_without_one_of_its_keys_is_an_error_that_names_file_and_ke
         lambda card: card.pop("settings"),
         lambda card: card["settings"].pop("model"),
         lambda card: card.update(settings=7),
+        lambda card: card.update(properties=7),
         lambda card: card.pop("vocabulary"),
     ],
 )

@@ -141,6 +141,23 @@ def test_an_option_wins_over_the_settings_and_those_over_the_default(molvae, fol
     assert len(table) == 3 and set(table["seed"]) == {5} and table["tokens"].max() <= 9
 
 
+def test_settings_that_are_lists_or_mappings_are_given_as_json(molvae, folder, tmp_path, lay_down, smiles):
+    dataset, tokens = lay_down([(one, "") for one in smiles]), tmp_path / "tokens"
+    fractions = ("--valid-fraction", 0.2, "--test-fraction", 0.2, "--threads", 1)
+    assert molvae("featurize", dataset, "--out", tokens, "--properties", '["qed", "mw"]', *fractions)[0] == 0
+    assert pd.read_parquet(tokens / "molecules.parquet").columns.tolist()[-2:] == ["qed", "mw"]
+    sample = ("sample", "--model", folder, "--out", tmp_path / "x.csv")
+    for given, message in (
+        ("logp=3", "--wanted 'logp=3' is no JSON"),
+        ("[3]", "sample.wanted: Input should be a valid dictionary (got [3])."),
+        ('{"logp": 3}', "this model tells no properties"),
+    ):
+        code, _, complaint = molvae(*sample, "--wanted", given)
+        assert code == 1 and complaint.startswith(f"molvae: {message}") and complaint.count("\n") == 1
+    help_text = " ".join(molvae("sample", "--help")[1].split())
+    assert "--wanted JSON" in help_text and "[default: {}]" in help_text
+
+
 def test_help_names_every_setting_with_its_meaning_and_default(molvae):
     code, printed, _ = molvae("train", "--help")
     text = " ".join(printed.replace("│", " ").split())

@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 import yaml
 
+from molvae.chemistry.describe import DESCRIPTORS, describe
+from molvae.chemistry.standardise import read
 from molvae.config import (
     Config,
     DataSettings,
     FeaturizeSettings,
     PriorSettings,
+    Property,
     SampleSettings,
     TrainSettings,
     json_schema,
@@ -28,6 +32,7 @@ from molvae.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 # config.yaml is an example and says so: its data are the shipped ones, small and of MOSES, so more of them are held out
+PRIORLESS = {"featurize": {"properties": ["logp"]}, "sample": {"wanted": {"logp": 3}}}  # but for what else is said
 DELIBERATE = {"data.source", "featurize.valid_fraction", "validate.reference"}
 
 
@@ -135,6 +140,30 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused_together():
 )
 def test_a_prior_that_the_model_cannot_have_is_refused(model, message):
     assert message in refused({"data": {"source": "x"}, "model": model})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"featurize": {"properties": ["logP"]}}, "featurize.properties.0: Input should be 'mw', 'logp', 'qed'"),
+        ({"featurize": {"properties": ["logp", "logp"]}}, "featurize.properties: each property once"),
+        ({"sample": {"wanted": {"logp": "high"}}}, "sample.wanted.logp: 'high' is text, not a number."),
+        ({"sample": {"wanted": {"logp": 3}}}, "sample.wanted: logp must be named in featurize.properties, too."),
+        ({**PRIORLESS, "model": {"prior": "flow"}}, "sample.wanted: needs a VAE (model.variational) whose samples"),
+        ({**PRIORLESS, "model": {"variational": False}}, "sample.wanted: needs a VAE"),
+        ({**PRIORLESS, "prior": {"kind": "mixture"}}, "sample.wanted: needs a VAE"),
+    ],
+)
+def test_values_that_cannot_be_wanted_are_refused_in_one_line(content, message):
+    for where, whole in (("", content), ("experiments.a.", {"experiments": {"a": content}})):
+        found = refused({"data": {"source": "x"}, **whole})
+        assert found.startswith(where + message) and found.count("\n") == 0 and len(found) < 200
+
+
+def test_the_properties_are_the_numbers_among_the_descriptors():
+    described = describe(read("CCO"))
+    numbers = [name for name in DESCRIPTORS if type(described[name]) in (int, float)]
+    assert list(get_args(Property)) == numbers
 
 
 def test_an_experiment_is_the_common_settings_with_its_own_laid_over_them():

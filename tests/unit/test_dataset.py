@@ -46,6 +46,21 @@ def test_a_selection_is_these_molecules_in_this_order(lists, random):
     assert as_lists(TokenSet.of(lists).select(rows[:0])) == []
 
 
+@given(molecules, st.integers(1, 9), st.integers(0, 99), st.randoms(use_true_random=False))
+def test_properties_stay_with_their_molecules_through_selections_and_batches(lists, size, seed, random):
+    plain = TokenSet.of(lists)
+    values = np.array([[sum(one), len(one)] for one in lists], np.float32)
+    rows = np.array([random.randrange(len(lists)) for _ in range(30)])
+    tokens = TokenSet(plain.ids, plain.offsets, values).select(rows)
+    for some in [*tokens.epoch(size, seed, 0), *tokens.in_order(size)]:
+        batch = tokens.batch(some)
+        real = (batch.targets != PAD) & (batch.targets != EOS)
+        assert batch.values.tolist() == [
+            [sum(column[keep].tolist()), int(keep.sum())] for column, keep in zip(batch.targets.T, real.T, strict=True)
+        ]
+    assert plain.batch(rows).values is None
+
+
 @given(molecules, st.integers(1, 9), st.integers(0, 99), st.integers(0, 9))
 def test_an_epoch_has_every_molecule_once_in_batches_of_the_size_asked_for(lists, size, seed, epoch):
     tokens = TokenSet.of(lists)

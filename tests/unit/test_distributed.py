@@ -18,6 +18,7 @@ from molvae.dataset import TokenSet
 from molvae.distributed import Group, joined
 from molvae.errors import Interrupted
 from molvae.files import write_json
+from molvae.properties import PropertyHead
 from molvae.stages import train as stage
 from molvae.tokenstore import TokenStoreWriter
 from molvae.training import AGREE_STEPS, Run
@@ -37,6 +38,7 @@ CASES = {
         SIZES.model_copy(update={"prior": "vamp", "prior_components": 3, "encoder_bidirectional": True}),
         SETTINGS.model_copy(update={"variant_input": 0.5}),
     ),
+    "properties": (SIZES, SETTINGS.model_copy(update={"property_weight": 3.0})),
 }
 CLOCK = {"seconds", "molecules_per_s"}
 LIMIT = 120  # seconds that processes may take to find each other and end
@@ -46,7 +48,12 @@ def trained(case: str, group: Group) -> Run:
     sizes, settings = CASES[case]
     tokens = TokenSet.of(MOLECULES)
     variants = TokenSet.of([molecule[::-1] for molecule in MOLECULES])
-    run = Run(untrained(15, sizes, 0), tokens, tokens, settings, CPU, variants=variants, group=group)
+    model = untrained(15, sizes, 0)
+    if case == "properties":
+        tokens.values = np.array([[sum(one), np.nan if len(one) == 4 else len(one)] for one in MOLECULES], np.float32)
+        model.head = PropertyHead(["sum", "length"], sizes.latent_dim)
+        model.head.standardise_by(tokens.values)
+    run = Run(model, tokens, tokens, settings, CPU, variants=variants, group=group)
     run.fit()
     return run
 

@@ -12,7 +12,8 @@ import pytest
 
 from molvae import tables
 from molvae.chemistry.brackets import bracketed, plain
-from molvae.chemistry.standardise import Rejected, standardise
+from molvae.chemistry.describe import describe
+from molvae.chemistry.standardise import Rejected, parse, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.config import DataSettings, FeaturizeSettings
 from molvae.errors import DataError
@@ -21,7 +22,7 @@ from molvae.share import Share
 from molvae.stages import featurize as stage
 from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.fetch import fetch
-from molvae.tokenstore import read_tokens, read_variants
+from molvae.tokenstore import read_properties, read_tokens, read_variants
 from molvae.vocabulary import SPECIAL, UNK, Vocabulary
 
 FILES = ("tokens.safetensors", "vocabulary.json", "molecules.parquet", "rejected.parquet")
@@ -352,3 +353,23 @@ def test_a_block_names_its_symbols_once_and_its_data_set(tmp_path, lay_down, man
     assert bracketed(encode(table["smiles"][3])) == [symbols[k] for k in table["ids"][3]]
     assert json.loads(stage._metadata(tmp_path / "block.parquet", "dataset"))["dataset"] == "data"
     assert table["key"].nunique() == table["smiles"].nunique()
+
+
+def test_properties_are_those_of_each_molecule_whatever_the_shares(tmp_path, in_one_piece, many, lay_down):
+    names = ["tpsa", "logp", "rings"]
+    rows = [(one, "") for one in (*many, "nonsense", *many[:5])]  # what goes takes no values along
+    dataset = lay_down(rows)
+    settings = SETTINGS.model_copy(update={"properties": names, "variants": 2})
+    for shares in (1, 3):
+        run(dataset, tmp_path / f"of-{shares}", settings, shares)
+    assert [(tmp_path / "of-1" / name).read_bytes() for name in FILES] == [
+        (tmp_path / "of-3" / name).read_bytes() for name in FILES
+    ]
+    table = pd.read_parquet(tmp_path / "of-1" / "molecules.parquet")
+    assert table.columns.tolist() == ["row", "smiles", "split", *names]
+    expected = np.array([[describe(parse(one))[name] for name in names] for one in table["smiles"]], np.float32)
+    assert np.array_equal(table[names].to_numpy(np.float32), expected)
+    store = tmp_path / "of-1" / "tokens.safetensors"
+    assert read_properties(store) == names
+    for split, part in read_tokens(store).items():
+        assert len(part) and np.array_equal(part.values, expected[table["split"] == split])

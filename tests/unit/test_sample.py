@@ -6,12 +6,15 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from molvae import model as models
+from molvae.checkpoints import save_model
 from molvae.chemistry.stable import is_stable
 from molvae.chemistry.symbols import split
 from molvae.config import SampleSettings
 from molvae.errors import ModelFileError, MolvaeError
+from molvae.properties import PropertyHead
 from molvae.sampling import CHUNK
 from molvae.share import Share
 from molvae.stages.sample import sample, sample_block, sample_file
@@ -84,3 +87,17 @@ def test_a_model_that_is_not_there_writes_no_file(tmp_path):
     with pytest.raises(ModelFileError, match=r"model\.json: no such file"):
         sample_file(tmp_path / "no model", SETTINGS, str(tmp_path / "x.csv"))
     assert not list(tmp_path.iterdir())
+
+
+def test_wanted_values_reach_the_samples_and_the_books(network, vocabulary, sizes, tmp_path):
+    network.head = PropertyHead(["logp"], sizes.latent_dim)
+    torch.nn.init.ones_(network.head.linear.weight)
+    save_model(tmp_path / "model", network, vocabulary, {"settings": {"model": sizes.model_dump()}})
+    wanted = SETTINGS.model_copy(update={"wanted": {"logp": 4.0}})
+    books = in_shares(tmp_path / "model", tmp_path / "wanted", 2, wanted)
+    found = pd.read_parquet(tmp_path / "wanted" / "samples.parquet")["smiles"].tolist()
+    rules = {"seed": 3, "max_tokens": 9, "attempts": 3}
+    assert found == models.load(tmp_path / "model").sample(SETTINGS.n, wanted={"logp": 4.0}, **rules)
+    assert found != models.load(tmp_path / "model").sample(SETTINGS.n, **rules)
+    assert books["wanted"] == {"logp": 4.0}
+    assert "wanted" not in in_shares(tmp_path / "model", tmp_path / "any", 1)

@@ -310,3 +310,22 @@ def test_a_prior_that_was_fitted_to_the_model_is_left_behind_and_that_of_trainin
     network = before_training(tmp_path, tokens, sizes, "model", StartSettings(model=str(origin)))
     for name, weights in load_trained(origin)[0].prior.state_dict().items():
         assert torch.equal(weights, network.prior.state_dict()[name]), name
+
+
+def test_properties_go_on_from_a_model_with_them_or_without_but_do_not_change(
+    tmp_path, known, start, sizes, before_training
+):
+    tokens = tokens_of(tmp_path, known, start=start(), properties=["logp", "tpsa"])
+    first = StartSettings(model=str(trained(tmp_path, tokens, sizes, "first", start())))  # from a model without
+    head = load_model(tmp_path / "first")[0].head
+    assert head.names == ("logp", "tpsa") and head.linear.weight.abs().min() > 0
+    rows = [(one, split) for one, split in known if split == "valid" or len(one) < 12]
+    others = tokens_of(tmp_path, rows, "others", start=first, properties=["logp", "tpsa"])
+    network = before_training(tmp_path, others, sizes, "second", first)
+    assert network.head.names == head.names
+    for name, weights in head.state_dict().items():  # what it standardises by, too
+        assert torch.equal(weights, network.head.state_dict()[name]), name
+    for properties, said in (([], "none"), (["tpsa", "logp"], "tpsa, logp")):
+        other = tokens_of(tmp_path, known, "other", start=first, properties=properties)
+        with pytest.raises(TrainingError, match=rf"properties {said}, but the .* to \[logp, tpsa\] and featurize"):
+            trained(tmp_path, other, sizes, "third", first)

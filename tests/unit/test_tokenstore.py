@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from molvae.errors import DataError
-from molvae.tokenstore import TokenStoreWriter, read_tokens, read_variants
+from molvae.tokenstore import TokenStoreWriter, read_properties, read_tokens, read_variants
 
 MOLECULES = [[4, 5, 6], [255], [7, 7], [9, 8, 7, 6]]
 SPLITS = ["train", "test", "train", "valid"]
@@ -63,6 +63,22 @@ def test_variants_come_back_in_their_order_and_leave_the_molecules_alone(tmp_pat
 def test_a_store_without_variants_says_so_and_has_no_tensor_for_them(tmp_path):
     assert read_variants(write(tmp_path / "t")) is None
     assert set(load_file(tmp_path / "t")) == {"ids", "offsets", "split"}
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_properties_come_back_with_their_names_beside_their_molecules(tmp_path, pieces):
+    nan = np.nan
+    values = np.array([[1, 10], [2, nan], [3, 30], [nan, 40]], np.float32)
+    with TokenStoreWriter(tmp_path / "t", 256, 4, sorted(set(SPLITS)), 4, ["qed", "logp"]) as store:
+        for rows in np.array_split(np.arange(4), pieces):
+            store.write(*flat([MOLECULES[row] for row in rows]), [SPLITS[row] for row in rows], values[rows])
+        store.write_variants(*flat(MOLECULES))
+    assert read_properties(tmp_path / "t") == ["qed", "logp"]
+    found = {name: part.values for name, part in read_tokens(tmp_path / "t").items()}
+    assert all(part.dtype == np.float32 for part in found.values())
+    np.testing.assert_equal(found, {"train": values[[0, 2]], "test": values[[1]], "valid": values[[3]]})
+    assert as_lists(tmp_path / "t") == as_lists(write(tmp_path / "without"))
+    assert read_properties(tmp_path / "without") == [] and read_tokens(tmp_path / "without")["train"].values is None
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(5, np.uint8), (256, np.uint8), (257, np.uint16), (65_536, np.uint16)])

@@ -10,13 +10,16 @@ import signal
 import sys
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
 
+import molvae
 from molvae.checkpoints import load_model
 from molvae.config import TrainSettings
-from molvae.errors import DataError, Interrupted, ModelFileError, TrainingError
+from molvae.errors import DataError, Interrupted, ModelFileError, MolvaeError, TrainingError
 from molvae.stages import train as stage
 from molvae.vae import untrained
 
@@ -228,3 +231,34 @@ def test_a_token_folder_that_lacks_a_file_is_an_error_that_names_it(train, token
     (tokens / name).unlink()
     with pytest.raises(DataError, match=name):
         train("model")
+
+
+def test_properties_of_the_tokens_give_the_model_a_head_that_its_folder_keeps(train, featurised, tmp_path, smiles):
+    tokens = featurised(train=22, valid=6, properties=["tpsa", "logp"])
+    whole = train("whole", tokens=tokens)
+    with pytest.raises(Interrupted):
+        train("stopped", tokens=tokens, on_epoch=lambda row: os.kill(os.getpid(), signal.SIGUSR1))
+    resumed = train("stopped", tokens=tokens)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert {"valid_r2_tpsa", "valid_r2_logp", "train_property_nats"} <= history(whole)[0].keys()
+
+    model = molvae.load(whole)
+    assert model.card["properties"] == ["tpsa", "logp"]
+    table = pd.read_parquet(tokens / "molecules.parquet").query("split == 'train'")
+    np.testing.assert_allclose(model.network.head.mean, table[["tpsa", "logp"]].mean(), rtol=1e-5)
+    np.testing.assert_allclose(model.network.head.sd, table[["tpsa", "logp"]].std(ddof=0), rtol=1e-5)
+    found = model.properties([smiles[0], "nonsense", smiles[1]])
+    assert found.columns.tolist() == ["tpsa", "logp"] and found.isna().all(axis=1).tolist() == [False, True, False]
+    with torch.inference_mode():
+        told = model.network.head(torch.from_numpy(model.encode([smiles[1]])[0]))
+    np.testing.assert_allclose(found.iloc[2], told[0], rtol=1e-4)
+    few = {"max_tokens": 9, "attempts": 1}
+    assert model.sample(30, wanted={"logp": 40.0}, **few) != model.sample(30, **few)
+    with pytest.raises(MolvaeError, match="tells no properties"):
+        molvae.load(train("without", tokens=featurised(train=22, valid=6))).properties(smiles)
+
+
+def test_a_property_in_which_the_molecules_do_not_differ_is_refused(train, featurised):
+    tokens = featurised(train=22, valid=6, properties=["logp", "charge"])
+    with pytest.raises(TrainingError, match=r"do not differ in charge\. Leave it out of featurize\.properties"):
+        train("model", tokens=tokens)

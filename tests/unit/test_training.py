@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from molvae.dataset import TokenSet
 from molvae.decoding import decode_points
 from molvae.errors import Interrupted, TrainingError
 from molvae.objective import reconstruction_nats
+from molvae.properties import PropertyHead
 from molvae.training import Run, evaluate, is_collapsed
 from molvae.vae import untrained
 from molvae.vocabulary import UNK
@@ -32,11 +34,15 @@ CLOCK = {"seconds", "molecules_per_s"}
 def start(tokens, vocabulary, sizes):
     """start(**settings) makes a run from the same first weights each time; settings of `model` or of `train`."""
 
-    def make(train=None, valid=None, variants=None, **changes) -> Run:
+    def make(train=None, valid=None, variants=None, head=False, **changes) -> Run:
         of_model = {name: changes.pop(name) for name in list(changes) if name in ModelSettings.model_fields}
         chosen, rows = SETTINGS.model_copy(update=changes), np.arange(len(tokens))
         train, valid = train or tokens.select(rows[VALID:]), valid or tokens.select(rows[:VALID])
         model = untrained(len(vocabulary), sizes.model_copy(update=of_model), chosen.seed)
+        if head:
+            train, valid = with_values(train), with_values(valid)
+            model.head = PropertyHead(["first", "length"], model.latent_dim)
+            model.head.standardise_by(train.values)
         return Run(model, train, valid, chosen, CPU, variants=variants)
 
     return make
@@ -48,6 +54,13 @@ def whole(start):
     assert run.steps == STEPS
     assert run.fit() == "epochs"
     return run
+
+
+def with_values(tokens: TokenSet) -> TokenSet:
+    """Two properties of each molecule, the id of its first token and its length, of which every fifth is not known."""
+    values = np.stack([tokens.ids[tokens.offsets[:-1]], tokens.lengths], 1).astype(np.float32)
+    values[::5, 1] = np.nan
+    return TokenSet(tokens.ids, tokens.offsets, values)
 
 
 def without_clock(history):
@@ -270,6 +283,50 @@ def test_held_out_figures_worked_by_hand(start, tokens):
     assert (figures["valid_kl_nats"], figures["active_units"], by_dimension) == (0, 0, [0.0] * 5)
     assert figures["mutual_information_nats"] == pytest.approx(0, abs=1e-9)
     assert figures["valid_exact_reconstruction"] == 0
+
+
+def test_a_run_with_properties_ends_in_the_same_weights_wherever_it_was_interrupted(start):
+    make = partial(start, head=True, property_weight=2.0)
+    whole = make()
+    whole.fit()
+    assert whole.model.head.linear.weight.abs().min() > 0 and whole.model.head.log_noise.abs().min() > 0
+    assert_same(fit_with_interruptions(make, {2, EPOCH, EPOCH + 3}), whole)
+
+
+def test_properties_have_their_part_in_the_loss_and_columns_of_their_own(start, whole):
+    run = start(head=True, property_weight=2.0, kl_weight=0.5, free_nats=0.0)
+    run.fit()
+    for row in run.progress.history:
+        assert row["train_loss_nats"] == pytest.approx(
+            row["train_reconstruction_nats"] + row["kl_weight"] * row["train_kl_nats"] + 2 * row["train_property_nats"]
+        )
+        assert row["valid_loss_nats"] == pytest.approx(row["valid_reconstruction_nats"] + row["valid_kl_nats"])
+        assert {name for name in row if "property" in name or "r2" in name} == {
+            "train_property_nats", "valid_property_nats", "valid_r2_length"
+        }  # fmt: skip
+        # not of first: all that are held out begin with a carbon
+    best = min(
+        run.progress.history,
+        key=lambda row: row["valid_reconstruction_nats"] + 0.5 * row["valid_kl_nats"] + 2 * row["valid_property_nats"],
+    )
+    assert run.progress.best_epoch == best["epoch"]
+    assert not any("property" in name or "r2" in name for name in whole.progress.history[0])
+    batch = run.valid.batch(np.arange(len(run.valid)))
+    with torch.inference_mode():
+        told = run.model.head(run.model.encoder(*batch.read)[0])
+    assert best["valid_r2_length"] == pytest.approx(run.model.head.r_squared(told, batch.values)["length"], abs=1e-4)
+
+
+def test_a_head_draws_the_property_into_the_latent_space(start, tokens):
+    """Values that have nothing to do with the molecules: five untaught dimensions tell a sixth of them."""
+    values = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
+    all_of_them = TokenSet(tokens.ids, tokens.offsets, values)
+    run = start(all_of_them, all_of_them, epochs=100, property_weight=20.0, kl_weight=0.01, free_nats=0.0, patience=999)
+    run.model.head = PropertyHead(["one", "other"], run.model.latent_dim)
+    run = Run(run.model, all_of_them, all_of_them, run.settings, CPU)
+    run.fit()
+    last = run.progress.history[-1]
+    assert last["valid_r2_one"] > 0.6 and last["valid_r2_other"] > 0.6
 
 
 def test_a_small_model_learns_twenty_molecules_by_heart(tokens, vocabulary):
