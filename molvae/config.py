@@ -207,7 +207,8 @@ class SampleSettings(Section):
         0, ge=0, le=1000, description="times that each string is encoded and written again: from the prior to the data"
     )
     wanted: dict[str, float] = Field(
-        {}, description="values, in their own units, that properties of featurize.properties are to have; {}: any"
+        {},
+        description="values, in their own units, that the head is to say of properties (featurize.properties); {}: any",
     )
 
 

@@ -78,7 +78,7 @@ class Model:
             rounds: times that each string is encoded and written again from a draw of its posterior, which moves
                 samples from the prior to where the data lie (`molvae.sampling`).
             wanted: values, in their own units, of properties that the model was trained to tell, by name: the prior
-                under the condition that its head says so (`molvae.conditioning`).
+                under the condition that its head says them (`molvae.conditioning`). `rounds` lead away from them.
         Raises:
             MolvaeError: n is under 1; or the model does not tell a wanted property, or its prior is no normal one.
         """

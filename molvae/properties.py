@@ -19,7 +19,7 @@ class PropertyHead(nn.Module):
     """Each standardised property is normal around a linear function of z, with one learned noise scale.
 
     Linear, so that the latent space gets a direction for each property, and that the standard normal prior under the
-    condition of some values is normal again (`molvae.conditioning`).
+    condition of some values has a closed form (`molvae.conditioning`).
     Source: Gómez-Bombarelli et al. 2018 (arXiv:1610.02415), who train a predictor with the VAE.
 
     Attributes:

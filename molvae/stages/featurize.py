@@ -203,9 +203,8 @@ def featurize(
 ) -> dict[str, Any]:
     """Make the token store `out` of all blocks of a data set, given in order.
 
-    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, a column a property),
-    rejected.parquet
-    (row, smiles, reason, detail; duplicates too) and books.json.
+    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, properties by name),
+    rejected.parquet (row, smiles, reason, detail; duplicates too) and books.json.
 
     Args:
         start: as the blocks were made with.
