@@ -50,8 +50,9 @@ def take_gpus(count: int) -> list[str]:
     Raises:
         MolvaeError: the machine has fewer, but some.
     """
-    known = _gpus()
-    if not count or not known or "LOCAL_RANK" in os.environ or any(name in os.environ for name in SCHEDULERS):
+    if not count or "LOCAL_RANK" in os.environ or any(name in os.environ for name in SCHEDULERS):
+        return []
+    if not (known := _gpus()):
         return []
     if count > len(known):
         raise MolvaeError(
@@ -73,7 +74,7 @@ def take_gpus(count: int) -> list[str]:
             lock.release()
         taken.clear()
         if not waiting:
-            log.info("all GPUs are taken by other processes; waiting for %d", count)
+            log.info("all GPUs are taken by other processes of molvae; waiting for %d (--gpus 0 is the CPU)", count)
             waiting = True
         time.sleep(WAIT_SECONDS)
 
