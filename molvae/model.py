@@ -15,8 +15,8 @@ import torch
 from molvae import conditioning
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.describe import canonical, fingerprint
-from molvae.chemistry.stable import is_stable
-from molvae.chemistry.standardise import Rejected, parse, read, standardise
+from molvae.chemistry.stable import stable_form
+from molvae.chemistry.standardise import Rejected, read, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
@@ -242,8 +242,7 @@ class Model:
             self.network, torch.from_numpy(z).float(), seed=0, temperature=0, max_tokens=MAX_TOKENS,
             threads=torch.get_num_threads(),
         )  # fmt: skip
-        caps = self.vocabulary.caps
-        return [canonical(parse(decode(one, caps))) if is_stable(one, caps) else "" for one in self.symbols(strings)]
+        return [stable_form(symbols, self.vocabulary.caps) for symbols in self.symbols(strings)]
 
     def decode(
         self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = MAX_TOKENS

@@ -26,11 +26,16 @@ def encoded_again(canonical: str) -> list[str]:
 
 def is_stable(symbols: Sequence[str], caps: Caps) -> bool:
     """Whether the string of a molecule's canonical SMILES is the one that the molecule was decoded from."""
+    return stable_form(symbols, caps) != ""
+
+
+def stable_form(symbols: Sequence[str], caps: Caps) -> str:
+    """Canonical SMILES of the molecule that a stable string stands for; "" for a string that is not stable."""
     try:
         form = canonical(parse(decode(symbols, caps)))
     except Rejected:
-        return False
-    return encoded_again(form) == list(symbols)
+        return ""
+    return form if encoded_again(form) == list(symbols) else ""
 
 
 def are_stable(task: tuple[Sequence[Sequence[str]], Caps]) -> list[bool]:

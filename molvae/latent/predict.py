@@ -17,8 +17,10 @@ FOLDS = 5
 LEAST = 2 * FOLDS
 MOST = 500  # molecules that a Gaussian process is fitted to: its time grows with their cube
 KINDS = ("ridge", "gp")
+POINTS = "latent points"
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # SMILES -> posterior, NaN where there is none
+Predictions = dict[tuple[str, str], np.ndarray]  # (representation, kind of regression) -> (n,)
 
 
 class Predictor:
@@ -42,9 +44,10 @@ class Predictor:
             raise MolvaeError(f"{len(self.rows)} molecules have a latent point and a value; {LEAST} are needed.")
         points, targets = points[self.rows], targets[self.rows]
         prints = bits_of([fingerprint(parse(smiles[row])) for row in self.rows])
-        self.scores = compared({"latent points": points, "fingerprints": prints}, targets, seed=seed)
-        self.kind = max(KINDS, key=lambda kind: self.scores.query("predictor == @kind")["r2"].iloc[0])
-        self.out_of_fold = out_of_fold(self.kind, points, targets, seed)
+        told = all_out_of_fold({POINTS: points, "fingerprints": prints}, targets, seed)
+        self.scores = compared(told, targets)
+        self.kind = max(KINDS, key=lambda kind: errors(targets, told[POINTS, kind])["r2"])
+        self.out_of_fold = told[POINTS, self.kind]
         self._regression = fit(self.kind, points, targets, seed)
 
     def __call__(self, smiles: Sequence[str]) -> np.ndarray:
@@ -57,17 +60,21 @@ class Predictor:
         return found
 
 
-def compared(
-    representations: dict[str, np.ndarray], values: np.ndarray, kinds: Sequence[str] = KINDS, seed: int = 0
-) -> pd.DataFrame:
-    """A row for each representation, (n, F), and kind: columns representation, predictor, n, r2, mae."""
-    rows = [
-        {"representation": name, "predictor": kind, "n": len(values),
-         **errors(values, out_of_fold(kind, features, values, seed))}
-        for name, features in representations.items() for kind in kinds
-    ]  # fmt: skip
-    mean = {"representation": "none", "predictor": "mean", "n": len(values)}
-    return pd.DataFrame([*rows, mean | errors(values, np.full(len(values), values.mean()))])
+def compared(told: Predictions, values: np.ndarray) -> pd.DataFrame:
+    """A row for each representation and kind, and one for the mean: columns representation, predictor, n, r2, mae."""
+    told = told | {("none", "mean"): np.full(len(values), values.mean())}
+    return pd.DataFrame(
+        {"representation": name, "predictor": kind, "n": len(values), **errors(values, predicted)}
+        for (name, kind), predicted in told.items()
+    )
+
+
+def all_out_of_fold(representations: dict[str, np.ndarray], values: np.ndarray, seed: int = 0) -> Predictions:
+    """`out_of_fold` from each representation, (n, F), by each kind of regression."""
+    return {
+        (name, kind): out_of_fold(kind, features, values, seed)
+        for name, features in representations.items() for kind in KINDS
+    }  # fmt: skip
 
 
 def out_of_fold(kind: str, features: np.ndarray, values: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from molvae.chemistry.brackets import selfies_of
 from molvae.dataset import TokenSet
 from molvae.encoding import some_posteriors
 from molvae.opening import symbols_of
-from molvae.sampling import CHUNK, Accept, sample_from, sample_prior
+from molvae.sampling import CHUNK, Accept, sample_at, sample_from, sample_prior
 from molvae.seeds import derive, generator
 from molvae.vae import VAE
 from molvae.vocabulary import SPECIAL, Vocabulary
@@ -46,9 +46,8 @@ def shuffled_latents(
     random = generator(seed, "shuffled latents")
     points = mu + torch.randn(mu.shape, generator=random) * (0.5 * logvar).exp()
     points = torch.stack([column[torch.randperm(n, generator=random)] for column in points.T], 1)
-    strings = sample_from(
-        model, lambda chunk, _: points[chunk * CHUNK : (chunk + 1) * CHUNK], range(-(-n // CHUNK)), seed=seed,
-        temperature=temperature, max_tokens=max_tokens, threads=threads,
+    strings = sample_at(
+        model, points, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads
     )  # fmt: skip
     return list(symbols_of(vocabulary, strings))
 

@@ -11,6 +11,7 @@ import pandas as pd
 from molvae.errors import MolvaeError
 from molvae.latent.search import Score, named
 from molvae.model import load
+from molvae.stages.points import read_table
 
 
 def optimize(
@@ -52,7 +53,6 @@ def scoring(name: str) -> Score:
 
 def _ledger(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-        return table[["smiles", "score"]].astype({"score": float})
+        return read_table(file)[["smiles", "score"]].astype({"score": float})
     except (ValueError, KeyError) as err:
         raise MolvaeError(f"--known {file}: not a ledger with columns smiles and score ({err}).") from None

@@ -41,7 +41,7 @@ def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0,
     Raises:
         DataError: the file has no such columns, or not as many as the model has latent dimensions.
     """
-    loaded, table = models.load(model), _table(file)
+    loaded, table = models.load(model), read_table(file)
     size = f"the model has {loaded.latent_dim} latent dimensions."
     kind = next((kind for kind in ("z", "mu") if f"{kind}_0" in table), None)
     if kind is None:
@@ -123,7 +123,8 @@ def _smiles(file: Path, column: str | None) -> list[str]:
     return [row.smiles for row in read_rows(file, smiles_column(file, column))]
 
 
-def _table(file: Path) -> pd.DataFrame:
+def read_table(file: Path) -> pd.DataFrame:
+    """All columns of a file, a row for each of its rows."""
     columns_of(file)  # which says what is wrong with a file that cannot be read
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
