@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,16 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from molvae import merges
+from molvae.blocks import (
+    BLOCK,
+    UNKNOWN,
+    first_of_each,
+    metadata,
+    read_rows,
+    reasons,
+    unknown_symbols,
+    with_reason,
+)
 from molvae.books import close_books
 from molvae.card import vocabulary_of
 from molvae.chemistry.brackets import bracketed
@@ -47,24 +57,7 @@ if TYPE_CHECKING:
     from molvae.config import FeaturizeSettings, StartSettings
 
 log = logging.getLogger(__name__)
-BATCH_ROWS = 16_384  # rows of blocks that are in memory at once
-DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
 MERGES_LEARN_FROM = 100_000  # training molecules that the merges are learned from
-UNKNOWN = "unknown_symbol"  # reason of molecules that the model to start from has no symbol for
-BLOCK = pyarrow.schema(
-    {
-        "row": pyarrow.int64(),
-        "smiles": pyarrow.string(),  # canonical if kept, else as it came
-        "split": pyarrow.string(),
-        "reason": pyarrow.string(),  # null if kept
-        "detail": pyarrow.string(),
-        "key": pyarrow.uint64(),  # hash of the canonical SMILES
-        "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the block's own list of symbols
-        "variants": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; empty but for training molecules
-        "replaced": pyarrow.uint8(),  # variants that are the canonical string because the random one did not do
-        "properties": pyarrow.list_(pyarrow.float32()),  # as featurize.properties names them
-    }
-)
 REJECTED = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "reason", "detail")])
 MOLECULES = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "split")])
 
@@ -212,13 +205,13 @@ def featurize(
         DataError: no molecule is left to train on; or there are unknown symbols where `start.unknown` is "error".
     """
     own = _vocabulary_of(start)
-    dropped = _unknown(blocks) if own else Counter()
+    dropped = unknown_symbols(blocks) if own else Counter()
     if dropped and start.unknown == "error":
         raise DataError(
             f"{out}: {start.model} does not know all symbols of the molecules: {_listed(dropped)}. Set start.unknown "
             "to extend, or to drop, which lists the molecules in rejected.parquet."
         )
-    kept = _first_of_each(blocks)
+    kept = first_of_each(blocks)
     symbols, splits = _count(blocks, kept)
     if not splits["train"]:
         raise DataError(f"{out}: no molecule is left to train on. {_why(blocks)} See featurize in the config.")
@@ -248,37 +241,8 @@ def featurize(
         out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
         rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
         mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
-        dataset=json.loads(_metadata(blocks[0], "dataset")), **more,
+        dataset=json.loads(metadata(blocks[0], "dataset")), **more,
     )  # fmt: skip
-
-
-def _first_of_each(blocks: Sequence[Path]) -> np.ndarray:
-    """For each row of all blocks whether it is kept: it was not rejected and no row before it is the same molecule.
-
-    Keys are 64-bit hashes: at ten million molecules one false duplicate is to be expected in 370 000 runs.
-    """
-    rows = sum(pyarrow.parquet.ParquetFile(block).metadata.num_rows for block in blocks)
-    passes = -(-rows // DUPLICATE_PASS_ROWS)
-    kept = np.zeros(rows, dtype=bool)
-    for number in range(passes):
-        keys, places = _keys(blocks, lambda key: key % passes == number)  # noqa: B023
-        _, first = np.unique(keys, return_index=True)
-        kept[places[first]] = True
-    return kept
-
-
-def _keys(blocks: Sequence[Path], wanted: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the rows that were not rejected and whose key is wanted, and their places among all rows."""
-    keys, places, start = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
-    for batch in _batches(blocks, ["key"]):
-        column = batch.column("key")
-        there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        own = column.drop_null().to_numpy()
-        mine = wanted(own)
-        keys.append(own[mine])
-        places.append(start + there[mine])
-        start += len(batch)
-    return np.concatenate(keys), np.concatenate(places)
 
 
 def _listed(symbols: Mapping[str, int]) -> str:
@@ -286,20 +250,11 @@ def _listed(symbols: Mapping[str, int]) -> str:
     return ", ".join(f"{symbol} {count}" for symbol, count in Counter(symbols).most_common()) or "none"
 
 
-def _unknown(blocks: Sequence[Path]) -> Counter[str]:
-    """Molecules that were rejected for a symbol, by symbol."""
-    found: Counter[str] = Counter()
-    for batch in _batches(blocks, ["reason", "detail"]):
-        gone = batch.filter(pyarrow.compute.equal(batch.column("reason"), UNKNOWN))
-        found.update(symbol for detail in gone.column("detail").to_pylist() for symbol in detail.split(", "))
-    return found
-
-
 def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[Counter[str], Counter[str]]:
     """How often the training molecules and their variants hold each symbol, and molecules a split."""
     symbols: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    for own, batch, _ in _rows(blocks, kept, ["split", "ids", "variants"]):
+    for own, batch, _ in read_rows(blocks, kept, ["split", "ids", "variants"]):
         splits.update(batch.column("split").to_pylist())
         for column in _training(batch).select(["ids", "variants"]).columns:
             counted = column.flatten(recursive=True).value_counts().to_pylist()
@@ -310,7 +265,7 @@ def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[Counter[str], Coun
 def _for_learning(blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """The first training molecules, in ids of single symbols one behind the other, and the length of each."""
     ids, lengths, count = [], [], 0
-    for own, batch, _ in _rows(blocks, kept, ["split", "ids"]):
+    for own, batch, _ in read_rows(blocks, kept, ["split", "ids"]):
         column = _training(batch).column("ids").slice(0, MERGES_LEARN_FROM - count)
         some, their_lengths = _in_vocabulary(own, column, vocabulary)
         ids.append(some)
@@ -338,7 +293,7 @@ def _write(
     Returns:
         rejected rows by reason, unknown symbols by symbol, tokens of all molecules, variants that were replaced.
     """
-    reasons: Counter[str] = Counter()
+    gone_by: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     replaced, variants, names = 0, settings.variants, settings.properties
     schema = pyarrow.schema([*MOLECULES, *((name, pyarrow.float32()) for name in names)])
@@ -355,9 +310,9 @@ def _write(
         EvenWriter(out / "molecules.parquet", schema) as molecules,
         EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
     ):
-        for own, batch, gone in _rows(blocks, kept, [*MOLECULES.names, "reason", "detail", "ids", "properties"]):
-            table = _with_reason(gone)
-            reasons.update(table.column("reason").to_pylist())
+        for own, batch, gone in read_rows(blocks, kept, [*MOLECULES.names, "reason", "detail", "ids", "properties"]):
+            table = with_reason(gone)
+            gone_by.update(table.column("reason").to_pylist())
             rejected.write(table.select(REJECTED.names))
             ids, lengths = _in_vocabulary(own, batch.column("ids"), vocabulary)
             unknown.update(own[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
@@ -365,12 +320,12 @@ def _write(
             store.write(*merge(ids, lengths), batch.column("split").to_pylist(), values)
             molecules.write(pyarrow.table([*batch.select(MOLECULES.names).columns, *values.T], schema=schema))
         if variants:
-            for own, batch, _ in _rows(blocks, kept, ["split", "variants", "replaced"], BATCH_ROWS // variants):
+            for own, batch, _ in read_rows(blocks, kept, ["split", "variants", "replaced"], variants):
                 training = _training(batch)
                 replaced += sum(training.column("replaced").to_pylist())
                 ids, lengths = _in_vocabulary(own, training.column("variants").flatten(), vocabulary)
                 store.write_variants(*merge(ids, lengths))
-    return reasons, unknown, store.written["ids"], replaced
+    return gone_by, unknown, store.written["ids"], replaced
 
 
 def _in_vocabulary(own: list[str], lists: pyarrow.ListArray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
@@ -379,44 +334,7 @@ def _in_vocabulary(own: list[str], lists: pyarrow.ListArray, vocabulary: Vocabul
     return ids, pyarrow.compute.list_value_length(lists).to_numpy()
 
 
-def _rows(
-    blocks: Sequence[Path], kept: np.ndarray, columns: list[str], at_once: int = BATCH_ROWS
-) -> Iterator[tuple[list[str], pyarrow.RecordBatch, pyarrow.RecordBatch]]:
-    """All rows in order: the symbols that ids are positions in, rows that are kept, rows that are not."""
-    start = 0
-    for block in blocks:
-        own = _symbols(block)
-        for batch in _batches([block], columns, at_once):
-            mask = kept[start : start + len(batch)]
-            start += len(batch)
-            yield own, batch.filter(pyarrow.array(mask)), batch.filter(pyarrow.array(~mask))
-
-
-def _with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
-    """Rows that are not kept; those without a reason of their own are duplicates of an earlier row."""
-    table = pyarrow.Table.from_batches([batch])
-    for name, value in (("detail", "an earlier row is the same molecule"), ("reason", "duplicate")):
-        filled = pyarrow.compute.if_else(pyarrow.compute.is_null(table.column("reason")), value, table.column(name))
-        table = table.set_column(table.schema.get_field_index(name), name, filled)
-    return table
-
-
-def _batches(blocks: Sequence[Path], columns: list[str], at_once: int = BATCH_ROWS) -> Iterator[pyarrow.RecordBatch]:
-    for block in blocks:
-        yield from pyarrow.parquet.ParquetFile(block).iter_batches(at_once, columns=columns)
-
-
-def _symbols(block: Path) -> list[str]:
-    text = _metadata(block, "symbols")
-    return text.split("\n") if text else []
-
-
-def _metadata(block: Path, name: str) -> str:
-    return pyarrow.parquet.ParquetFile(block).metadata.metadata[name.encode()].decode()
-
-
 def _why(blocks: Sequence[Path]) -> str:
-    counts = Counter(reason for batch in _batches(blocks, ["reason"]) for reason in batch.column("reason").to_pylist())
-    return (
-        "Rows by reason: " + ", ".join(f"{reason or 'kept'}: {count}" for reason, count in counts.most_common()) + "."
-    )
+    """Rows by reason, for a message."""
+    counts = reasons(blocks).most_common()
+    return "Rows by reason: " + ", ".join(f"{reason or 'kept'}: {count}" for reason, count in counts) + "."

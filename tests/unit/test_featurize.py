@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from molvae import blocks as blockfiles
 from molvae import tables
 from molvae.chemistry.brackets import bracketed, plain
 from molvae.chemistry.describe import describe
@@ -192,7 +193,7 @@ def test_variants_do_not_depend_on_shares_workers_nor_on_the_rows_in_memory_at_o
 ):
     out, books = with_variants
     monkeypatch.setattr(tables, "ROW_GROUP", 20)
-    monkeypatch.setattr(stage, "BATCH_ROWS", rows)
+    monkeypatch.setattr(blockfiles, "BATCH_ROWS", rows)
     dataset = in_one_piece[0] / "data.parquet"
     assert run(dataset, tmp_path / "tokens", WITH_VARIANTS, shares, workers) == books
     for name in (*FILES, "books.json"):
@@ -241,7 +242,7 @@ def test_blocks_made_for_another_number_of_variants_are_refused(tmp_path, lay_do
 def test_the_result_does_not_depend_on_the_passes_over_the_keys(tmp_path, in_one_piece, monkeypatch, rows):
     folder, books = in_one_piece
     monkeypatch.setattr(tables, "ROW_GROUP", 20)
-    monkeypatch.setattr(stage, "DUPLICATE_PASS_ROWS", rows)
+    monkeypatch.setattr(blockfiles, "DUPLICATE_PASS_ROWS", rows)
     assert run(folder / "data.parquet", tmp_path / "tokens") == books
     for name in FILES:
         assert (tmp_path / "tokens" / name).read_bytes() == (folder / "tokens" / name).read_bytes(), name
@@ -347,11 +348,11 @@ def test_a_raw_file_instead_of_a_data_set_is_an_error_that_says_what_is_missing(
 
 def test_a_block_names_its_symbols_once_and_its_data_set(tmp_path, lay_down, many):
     featurize_block(lay_down([(one, "") for one in many]), SETTINGS, tmp_path / "block.parquet")
-    symbols = stage._symbols(tmp_path / "block.parquet")
+    symbols = blockfiles.symbols_in(tmp_path / "block.parquet")
     assert len(symbols) == len(set(symbols)) > 10
     table = pd.read_parquet(tmp_path / "block.parquet")
     assert bracketed(encode(table["smiles"][3])) == [symbols[k] for k in table["ids"][3]]
-    assert json.loads(stage._metadata(tmp_path / "block.parquet", "dataset"))["dataset"] == "data"
+    assert json.loads(blockfiles.metadata(tmp_path / "block.parquet", "dataset"))["dataset"] == "data"
     assert table["key"].nunique() == table["smiles"].nunique()
 
 
