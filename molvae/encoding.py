@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from molvae.dataset import TokenSet
+from molvae.objective import reparameterised
 from molvae.seeds import derive, generator
 from molvae.vae import VAE
 
@@ -38,4 +39,4 @@ def posterior_draws(model: VAE, molecules: TokenSet, n: int, seed: int) -> Tenso
     """`n` draws of the aggregate posterior, (n, Z), in random order; each molecule equally often, give or take one."""
     mu, logvar = some_posteriors(model, molecules, n, seed)
     noise = torch.randn((n, model.latent_dim), generator=generator(seed, "aggregate posterior"))
-    return mu + noise * (0.5 * logvar).exp()
+    return reparameterised(mu, logvar, noise)

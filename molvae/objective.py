@@ -35,6 +35,14 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
+def reparameterised(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """A draw of N(mu, e^logvar) made from standard normal `noise`, with gradients to mu and logvar; shapes broadcast.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114), section 2.4.
+    """
+    return mu + noise * (0.5 * logvar).exp()
+
+
 def normal_log_density(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(z; mu, e^logvar) in each dimension, nats; shapes broadcast."""
     return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + math.log(2 * math.pi))

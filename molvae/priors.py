@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from molvae.dataset import TokenSet
 from molvae.networks import Encoder
-from molvae.objective import kl_per_dimension, normal_log_density
+from molvae.objective import kl_per_dimension, normal_log_density, reparameterised
 from molvae.seeds import derive
 
 LOG_2PI = math.log(2 * math.pi)
@@ -175,7 +175,7 @@ class Vamp(Prior):
         """See Prior."""
         which = torch.multinomial(self.weights.softmax(0).cpu(), n, replacement=True, generator=generator)
         mu, logvar = (part.cpu() for part in self.components())
-        return mu[which] + torch.randn((n, mu.shape[1]), generator=generator) * (0.5 * logvar[which]).exp()
+        return reparameterised(mu[which], logvar[which], torch.randn((n, mu.shape[1]), generator=generator))
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
@@ -298,7 +298,7 @@ def fit(
 
     def draws(rows: Tensor | slice) -> Tensor:
         noise = torch.randn(mu[rows].shape, generator=random).to(mu.device)
-        return mu[rows] + noise * (0.5 * logvar[rows]).exp()
+        return reparameterised(mu[rows], logvar[rows], noise)
 
     latents = draws(slice(None))
     prior.initialise(latents, tokens, seed)

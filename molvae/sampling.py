@@ -26,6 +26,7 @@ from torch import Tensor
 
 from molvae import conditioning
 from molvae.decoding import Strings, decode_points
+from molvae.objective import reparameterised
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import EOS, PAD
@@ -144,7 +145,7 @@ def sample_from(
         for turn in range(1, rounds + 1):
             mu, logvar = _read(model, strings)
             noise = random(torch.randn, "posterior", model.latent_dim, turn).T.to(mu.device)
-            z = mu + noise * (0.5 * logvar).exp()
+            z = reparameterised(mu, logvar, noise)
             strings = decode_points(model, z, random(torch.rand, "tokens", max_tokens, turn), temperature)
         return strings
 

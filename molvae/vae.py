@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from molvae.dataset import Batch
 from molvae.networks import Decoder, Drop, Encoder, keep
-from molvae.objective import reconstruction_nats
+from molvae.objective import reconstruction_nats, reparameterised
 from molvae.priors import make_prior
 from molvae.properties import PropertyHead
 from molvae.seeds import derive
@@ -65,7 +65,7 @@ class VAE(nn.Module):
             written: (T, B) ids that the decoder is told to have written so far; None: those of the batch.
         """
         mu, logvar = self.encoder(*batch.read, drop)
-        z = mu + noise * (0.5 * logvar).exp()
+        z = reparameterised(mu, logvar, noise)
         logits = self.decoder(batch.inputs if written is None else written, z, drop)
         kl = self.prior.kl(mu, logvar, z).mean() if self.variational else mu.new_zeros(())
         told = self.head is not None and batch.values is not None

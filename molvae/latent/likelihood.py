@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from molvae.dataset import Batch, TokenSet
-from molvae.objective import normal_log_density
+from molvae.objective import normal_log_density, reparameterised
 from molvae.seeds import generator
 from molvae.vae import VAE
 from molvae.vocabulary import PAD
@@ -34,7 +34,7 @@ def log_likelihood(model: VAE, molecules: TokenSet, draws: int, seed: int) -> Te
         ratios = []
         for _ in range(draws):
             noise = torch.randn(mu.shape, generator=random).to(device)
-            z = mu + noise * (0.5 * logvar).exp()
+            z = reparameterised(mu, logvar, noise)
             ratio = log_probability(model, batch, z) + model.prior.log_density(z)
             ratios.append(ratio - normal_log_density(z, mu, logvar).sum(-1))
         found[rows] = (torch.stack(ratios).logsumexp(0) - math.log(draws)).cpu()

@@ -11,6 +11,7 @@ from torch import Tensor
 from molvae.chemistry.brackets import selfies_of
 from molvae.dataset import TokenSet
 from molvae.encoding import some_posteriors
+from molvae.objective import reparameterised
 from molvae.opening import symbols_of
 from molvae.sampling import CHUNK, Accept, sample_at, sample_from, sample_prior
 from molvae.seeds import derive, generator
@@ -44,7 +45,7 @@ def shuffled_latents(
     """
     mu, logvar = some_posteriors(model, train, n, seed)
     random = generator(seed, "shuffled latents")
-    points = mu + torch.randn(mu.shape, generator=random) * (0.5 * logvar).exp()
+    points = reparameterised(mu, logvar, torch.randn(mu.shape, generator=random))
     points = torch.stack([column[torch.randperm(n, generator=random)] for column in points.T], 1)
     strings = sample_at(
         model, points, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads
@@ -96,7 +97,7 @@ def aggregate_posterior(
         random = generator(seed, "aggregate posterior", chunk, attempt)
         own = torch.arange(chunk * CHUNK, min(n, (chunk + 1) * CHUNK))
         rows = torch.randint(n, own.shape, generator=random) if attempt else own
-        return mu[rows] + torch.randn(mu[rows].shape, generator=random) * (0.5 * logvar[rows]).exp()
+        return reparameterised(mu[rows], logvar[rows], torch.randn(mu[rows].shape, generator=random))
 
     strings = sample_from(
         model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,

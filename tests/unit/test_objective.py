@@ -19,6 +19,7 @@ from molvae.objective import (
     learning_rate,
     normal_log_density,
     reconstruction_nats,
+    reparameterised,
 )
 from molvae.vocabulary import EOS, PAD
 
@@ -66,6 +67,8 @@ def test_the_kl_of_each_dimension_and_the_density_are_those_of_torch(seed):
     z = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed + 1))
     density = Normal(mu, (0.5 * logvar).exp()).log_prob(z)
     torch.testing.assert_close(normal_log_density(z, mu, logvar), density, rtol=1e-4, atol=1e-4)
+    own = normal_log_density(reparameterised(mu, logvar, z), mu, logvar)
+    torch.testing.assert_close(own, Normal(0, 1).log_prob(z) - 0.5 * logvar, rtol=1e-4, atol=1e-4)
 
 
 def test_a_kl_term_worked_by_hand():
