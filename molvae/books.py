@@ -32,9 +32,11 @@ def close_books(
 
 
 def figures(books: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers in a stage's books, nested ones named with a slash, as a tracker takes them."""
+    """The numbers in a stage's books but for its settings, nested ones named with a slash, as a tracker takes them."""
     found: dict[str, float] = {}
     for name, value in books.items():
+        if name == "settings":
+            continue
         if isinstance(value, dict):
             found |= figures(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):

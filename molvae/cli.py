@@ -13,7 +13,7 @@ import typer
 
 from molvae import cli_latent
 from molvae.errors import Interrupted, MolvaeError
-from molvae.options import SECTIONS, read_sections, with_settings
+from molvae.options import with_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,9 +37,6 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="cores to use")]
 Gpus = Annotated[
     int,
     typer.Option("--gpus", min=0, help="GPUs granted: 0 is the CPU; a granted GPU that is not there falls back to it"),
-]
-Earlier = Annotated[
-    str, typer.Option("--earlier", help="settings of the stages before, kept in the model's card", metavar="JSON")
 ]
 CORES = os.cpu_count() or 1
 
@@ -114,7 +111,7 @@ def train(
         float | None,
         typer.Option(min=0, help="wall time granted, minutes: training saves and stops before its end, exit code 75"),
     ] = None,
-    threads: Threads = CORES, gpus: Gpus = 1, earlier: Earlier = "{}",
+    threads: Threads = CORES, gpus: Gpus = 1,
 ) -> None:  # fmt: skip
     """Train the VAE. Interrupted, the same command goes on where it was."""
     from molvae import devices, tracking
@@ -128,7 +125,6 @@ def train(
         books = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
             device=device, runtime=runtime, start=start,
-            earlier=read_sections("--earlier", earlier, tuple(SECTIONS)),
             on_epoch=lambda row: run.log(row, int(row["epoch"])),
         )  # fmt: skip
         if books:  # of several processes the first one has them

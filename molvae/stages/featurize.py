@@ -39,7 +39,7 @@ from molvae.blocks import (
     with_reason,
 )
 from molvae.books import close_books
-from molvae.card import vocabulary_of
+from molvae.card import CARD, read_card, vocabulary_of
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.describe import describe
 from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
@@ -94,6 +94,15 @@ def featurize_block(
 def _vocabulary_of(start: StartSettings | None) -> Vocabulary | None:
     """The vocabulary of the model to start from, if there is one."""
     return vocabulary_of(folder_of(start.model)) if start and start.model else None
+
+
+def _warn_of_other_rules(settings: FeaturizeSettings, start: StartSettings) -> None:
+    """Say where molecules are standardised otherwise than those that the model to start from was trained on."""
+    before = read_card(folder_of(start.model) / CARD)["settings"].get("featurize", {})
+    for name in ("largest_fragment", "neutralise", "stereo"):
+        now = getattr(settings, name)
+        if before.get(name, now) != now:
+            log.warning("featurize.%s is %s here and was %s for %s", name, now, before[name], start.model)
 
 
 def _featurize_rows(
@@ -197,7 +206,8 @@ def featurize(
     """Make the token store `out` of all blocks of a data set, given in order.
 
     Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, properties by name),
-    rejected.parquet (row, smiles, reason, detail; duplicates too) and books.json.
+    rejected.parquet (row, smiles, reason, detail; duplicates too) and books.json, which keeps the settings: by them a
+    model reads molecules as those that it was trained on.
 
     Args:
         start: as the blocks were made with.
@@ -205,6 +215,8 @@ def featurize(
         DataError: no molecule is left to train on; or there are unknown symbols where `start.unknown` is "error".
     """
     own = _vocabulary_of(start)
+    if own:
+        _warn_of_other_rules(settings, start)
     dropped = unknown_symbols(blocks) if own else Counter()
     if dropped and start.unknown == "error":
         raise DataError(
@@ -241,7 +253,7 @@ def featurize(
         out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
         rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
         mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
-        dataset=json.loads(metadata(blocks[0], "dataset")), **more,
+        dataset=json.loads(metadata(blocks[0], "dataset")), settings=settings.model_dump(), **more,
     )  # fmt: skip
 
 

@@ -56,7 +56,6 @@ def train(
     threads: int,
     runtime: float | None = None,
     start: StartSettings | None = None,
-    earlier: dict[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Train a VAE and write model.safetensors, model.json, history.csv, dimensions.csv and books.json to `out`.
@@ -69,7 +68,6 @@ def train(
         runtime: wall time granted, minutes; training stops itself before it is over.
         start: the trained model to begin with, whose networks then take the place of `model_settings`; none if its
             `model` is None.
-        earlier: settings of the stages before, by stage, kept in the model's card; `encode` standardises by them.
     Raises:
         DataError, TrainingError: nothing to train on; a loss that is not finite; properties that are not those of the
             model to begin with, or in which the molecules do not differ.
@@ -80,7 +78,8 @@ def train(
     with joined(device) as group:
         torch.set_num_threads(threads)
         store, vocabulary_file = tokens / "tokens.safetensors", tokens / "vocabulary.json"
-        dataset = read_json(tokens / "books.json")["dataset"]
+        about = read_json(tokens / "books.json")
+        dataset = about["dataset"]
         vocabulary = Vocabulary.from_json(read_json(vocabulary_file), str(vocabulary_file))
         splits = read_tokens(store)
         _check_ids(splits, vocabulary, store)
@@ -130,7 +129,7 @@ def train(
         history, progress = run.progress.history, run.progress
         card = {
             "settings": {
-                **(earlier or {}),
+                "featurize": about.get("settings", {}),  # by which `encode` standardises
                 **({"start": start.model_dump()} if origin else {}),
                 "model": model_settings.model_dump(),
                 "train": settings.model_dump(),

@@ -94,8 +94,6 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
             "featurize.stereo: Input should be 'keep' or 'strip'",
         ),
         (["train", "nowhere", "--out", "m"], "nowhere/books.json: no such file. Run the stage that writes it first."),
-        (["train", "nowhere", "--out", "m", "--earlier", "{"], "--earlier '{' is no JSON"),
-        (["train", "nowhere", "--out", "m", "--earlier", "[1]"], "--earlier must be a JSON object"),
         (["train", "nowhere", "--out", "m", "--prior", "half"], "model.prior: Input should be 'normal', 'mixture'"),
         (["prior", "nowhere", "--tokens", "t"], "nowhere/model.json: no such file. A model folder holds"),
         (["prior", "m", "--tokens", "t", "--kind", "best"], "prior.kind: Input should be 'as_trained', 'normal'"),

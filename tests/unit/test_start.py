@@ -189,6 +189,13 @@ def test_a_data_set_without_anything_new_keeps_the_vocabulary_as_it_is(tmp_path,
         assert vocabulary_in(tokens_of(tmp_path, known[::2], policy, start(policy))) == own
 
 
+def test_other_rules_than_the_models_are_named(tmp_path, known, start, caplog):
+    tokens_of(tmp_path, known, start=start())
+    assert "was" not in caplog.text
+    tokens_of(tmp_path, known, name="stripped", start=start(), stereo="strip")
+    assert f"featurize.stereo is strip here and was keep for {start().model}" in caplog.text
+
+
 def test_without_a_model_to_start_from_the_section_does_nothing(tmp_path, known):
     none = StartSettings(unknown="drop")
     one, other = tokens_of(tmp_path, [*known, *WITH_NEW], "a"), tokens_of(tmp_path, [*known, *WITH_NEW], "b", none)

@@ -24,7 +24,6 @@ rule train:
     params:
         settings=settings_of("model", "train", "start"),
         start=start_digest,
-        earlier=settings_of("data", "featurize"),
         code=code_digest("stages.train"),
         tokens=subpath(input.tokens, parent=True),
         out=subpath(output.weights, parent=True),
@@ -34,4 +33,4 @@ rule train:
     shell:
         "molvae train {params.tokens:q} --out {params.out:q} --checkpoints {params.checkpoints:q} --threads {threads}"
         " --gpus {resources.gpu} ${{MOLVAE_SCHEDULED:+--runtime {resources.runtime}}}"
-        " --earlier {params.earlier:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}"
+        " --settings {params.settings:q} 2>&1 | tee -i {log:q}"
