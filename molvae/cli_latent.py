@@ -12,7 +12,7 @@ app = typer.Typer()
 ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pretrained:NAME")]
 Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
 Column = Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")]
-Seed = Annotated[int, typer.Option("--seed", help="of all random numbers")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="of all random numbers")]
 Temperature = Annotated[
     float, typer.Option(min=0, help="0 takes the likeliest token at each step; above, they are drawn")
 ]
@@ -116,7 +116,9 @@ def optimize(
     similarity: Annotated[
         float, typer.Option(min=0, max=1, help="to --like, at least: Tanimoto, Morgan fingerprints")
     ] = 0.4,
-    known: Annotated[Path | None, typer.Option(help="ledger of an earlier search; its molecules cost no call")] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="ledger of an earlier search, whose molecules cost no call; may be --out")
+    ] = None,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
     """Search for molecules that score better; the ledger has a row for each that was scored."""
@@ -126,9 +128,8 @@ def optimize(
 
     points.check_suffix(out)
     ledger = optimize(
-        model, score, calls, start=start or [], like=like, similarity=similarity, known=known, seed=seed
+        model, score, calls, start=start or [], like=like, similarity=similarity, known=known, out=out, seed=seed
     )  # fmt: skip
-    points.write(ledger, out)
     if out != "-":
         failed = int(ledger["score"].isna().sum())
         print(f"optimize: {len(ledger)} molecules scored, {failed} failed; the best:")

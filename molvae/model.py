@@ -16,7 +16,7 @@ from molvae import conditioning
 from molvae.chemistry.brackets import bracketed
 from molvae.chemistry.describe import canonical, fingerprint
 from molvae.chemistry.stable import stable_form
-from molvae.chemistry.standardise import Rejected, read, standardise
+from molvae.chemistry.standardise import Rejected, parse, read, standardise
 from molvae.chemistry.symbols import decode, encode
 from molvae.dataset import TokenSet
 from molvae.decoding import Strings, decode_points
@@ -94,8 +94,8 @@ class Model:
     def encode(self, smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Posterior of molecules: mean and log-variance, (n, latent_dim) each, float32, rows as in the input.
 
-        Molecules are standardised as the training data were. A row that is no molecule, or holds a symbol the
-        vocabulary lacks, is NaN, and a warning names it.
+        Molecules are standardised as the training data were. A row that is missing or no molecule, or holds a symbol
+        the vocabulary lacks, is NaN, and a warning names it, the first as row 1.
         """
         rows, tokens = self.tokens(smiles)
         mu, logvar = (np.full((len(smiles), self.latent_dim), np.nan, np.float32) for _ in range(2))
@@ -121,8 +121,10 @@ class Model:
         """A lower bound of log p(x) of each molecule, (n,) nats, rows as in the input; NaN as in `encode`.
 
         Args:
-            draws: of the latent point of each; 1 gives the ELBO, more come nearer to log p(x)
-                (`molvae.latent.likelihood`).
+            draws: of the latent point of each; 1 gives the ELBO, more come nearer to log p(x), and another seed to the
+                same (`molvae.latent.likelihood`).
+        Raises:
+            MolvaeError: draws is under 1; or the model is a plain autoencoder.
         """
         if draws < 1:
             raise MolvaeError(f"draws is {draws}; at least one is needed.")
@@ -165,7 +167,7 @@ class Model:
             raise MolvaeError(f"n is {n} and radius {radius}; n is at least 1, radius finite and not below 0.")
         points = paths.around(*self._point(smiles), n, radius, seed)
         counts = Counter(self.decode(points, temperature=temperature, seed=seed))
-        own, near = fingerprint(read(smiles)), {}  # canonical SMILES -> how often, and how similar
+        own, near = fingerprint(parse(self._readable(smiles))), {}  # canonical SMILES -> how often, and how similar
         for decoded, count in counts.items():
             try:
                 mol = read(decoded)
@@ -186,6 +188,7 @@ class Model:
         like: str | None = None,
         similarity: float = 0.4,
         known: pd.DataFrame | None = None,
+        save: search.Save | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
         """Search the latent space for molecules that score better; Ctrl-C ends it with what was found.
@@ -200,6 +203,8 @@ class Model:
             like: a SMILES that molecules have to be similar to, with which the search begins, too.
             similarity: to it, at least (Tanimoto, Morgan fingerprints of radius 2, 1024 bits).
             known: an earlier ledger; its molecules cost no call.
+            save: a function that is given the ledger so far every ten seconds, and when the search ends, with an error
+                or without.
         Returns:
             a ledger with a row for each call: call, smiles (canonical), score, similarity (NaN without `like`), origin
             (start, prior, near a parent, between two), error.
@@ -213,15 +218,14 @@ class Model:
         like = self._readable(like) if like else None
         begin = [like] if like else []
         begin += [self._readable(one) for one in start]
-        ledger = search.Ledger(score, calls, like, similarity)
+        ledger = search.Ledger(score, calls, like, similarity, save)
         if known is not None:
-            ledger.remember(known.iloc[self.tokens(list(known["smiles"]))[0]])
-        for one in begin:
-            ledger.enter(one, "start")
+            readable = known.iloc[self.tokens(list(known["smiles"]))[0]]
+            ledger.remember([self._standard(one) for one in readable["smiles"]], readable["score"])
         random = generator(seed, "optimize")
         with torch.inference_mode():
             search.evolve(
-                ledger, lambda n: self.network.prior.draw(n, random).numpy(), self.stable_at, self.encode, seed
+                ledger, begin, lambda n: self.network.prior.draw(n, random).numpy(), self.stable_at, self.encode, seed
             )
         return ledger.table()
 
@@ -230,11 +234,11 @@ class Model:
 
         Args:
             smiles, values: of at least 10 molecules; where there is no finite value, or no molecule that the model can
-                read, the row is left out.
+                read, the row is left out. Of a molecule that occurs repeatedly the mean of its values is learned.
         Raises:
             MolvaeError: fewer are left, or there are not as many values as molecules.
         """
-        return Predictor(self.encode, smiles, values, seed)
+        return Predictor(self.encode, self._standard, smiles, values, seed)
 
     def stable_at(self, z: np.ndarray) -> list[str]:
         """Canonical SMILES of what is written greedily at points, (n, latent_dim); "" where that is not stable."""
@@ -247,7 +251,7 @@ class Model:
     def decode(
         self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = MAX_TOKENS
     ) -> list[str]:
-        """One SMILES for each latent point, as decoded.
+        """One SMILES for each latent point, as decoded; the i-th depends on the i-th point, i and the seed only.
 
         Args:
             z: (n, latent_dim) points, finite.
@@ -260,7 +264,7 @@ class Model:
         found: list[str] = []
         for start in range(0, len(z), BATCH):
             points = torch.from_numpy(z[start : start + BATCH])
-            uniforms = torch.rand((max_tokens, len(points)), generator=random)
+            uniforms = torch.rand((len(points), max_tokens), generator=random).T  # a row each: none knows of the next
             strings = decode_points(self.network, points, uniforms, temperature)
             found += [self.smiles(symbols) for symbols in self.symbols(strings)]
         return found
@@ -295,25 +299,31 @@ class Model:
             raise MolvaeError(f"{smiles!r}: {why}") from None
         return self._standard(smiles)
 
-    def tokens(self, smiles: Sequence[str]) -> tuple[np.ndarray, TokenSet]:
-        """The rows of a list of SMILES that the model can read, and their tokens; a warning names each other one."""
+    def tokens(self, smiles: Sequence[str | None], rows: Sequence[int] | None = None) -> tuple[np.ndarray, TokenSet]:
+        """The places in a list of SMILES that the model can read, from 0, and their tokens.
+
+        Args:
+            rows: numbers for the warnings that name the others; None: 1, 2, …
+        """
         if isinstance(smiles, str):
             raise MolvaeError("this takes a list of SMILES; put the one you have into a list.")
-        rows, found = [], []
-        for row, text in enumerate(smiles):
+        places, found = [], []
+        for place, text in enumerate(smiles):
             try:
                 found.append(self._ids(text))
-                rows.append(row)
+                places.append(place)
             except Rejected as why:
-                log.warning("row %d, %r: %s", row, text, why)
-        return np.array(rows, dtype=np.int64), self._merged(TokenSet.of(found))
+                log.warning("row %d, %r: %s", place + 1 if rows is None else rows[place], text, why)
+        return np.array(places, dtype=np.int64), self._merged(TokenSet.of(found))
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str | None) -> list[int]:
         """Ids of the single symbols of a SMILES.
 
         Raises:
-            Rejected: it is no molecule, SELFIES cannot write it, or it holds symbols that the vocabulary lacks.
+            Rejected: it is missing or no molecule, SELFIES cannot write it, or the vocabulary lacks symbols of it.
         """
+        if not isinstance(text, str):  # what pandas puts where a table has nothing
+            raise Rejected("empty")
         symbols = bracketed(encode(self._standard(text)))
         ids = self.vocabulary.ids(symbols)
         if UNK in ids:

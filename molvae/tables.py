@@ -185,9 +185,8 @@ def _positions(path: Path, header: list[str], column: str, split_column: str) ->
     for name in (column, split_column):
         if name not in names and not (name == split_column == SPLIT):
             hint = did_you_mean(name, names)
-            raise DataError(
-                f"{path}: no column {name!r}.{hint} Set data.column and data.split_column to what is there."
-            )
+            where = "--column on the command line, data.column and data.split_column in the config"
+            raise DataError(f"{path}: no column {name!r}.{hint} Name one that is there ({where}).")
     return names.index(column), names.index(split_column) if split_column in names else -1
 
 

@@ -268,7 +268,7 @@ def continuity(space: Space) -> dict[str, Any]:
         "latent": compared(space.mu.double().numpy()),
         TOKENS: space.linear and compared(space.linear.encode(space.molecules).astype(float)),
         FINGERPRINTS: compared(PCA(dims, random_state=0).fit_transform(prints)),
-        "chance": {"neighbors": NEIGHBORS / (len(prints) - 1), "rank_correlation": 0.0},
+        "chance": {"neighbors": min(NEIGHBORS / (len(prints) - 1), 1.0), "rank_correlation": 0.0},
     }  # fmt: skip
 
 

@@ -34,7 +34,8 @@ class Linear:
         self.positions = min(LONGEST, max(map(len, self._symbols(training))))
         matrices = self._one_hot(training)
         self.components = PCA(min(dims, *matrices.shape), random_state=0).fit(matrices)
-        self.explained = float(self.components.explained_variance_ratio_.sum())
+        varied = np.ptp(matrices, axis=0).any()  # else there is no variance to explain, and 0 / 0 of it explained
+        self.explained = float(self.components.explained_variance_ratio_.sum()) if varied else 0.0
 
     def encode(self, molecules: TokenSet) -> np.ndarray:
         """Points of molecules, (n, Z); what stands behind the last position is lost."""

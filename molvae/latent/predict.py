@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from molvae.chemistry.describe import bits_of, fingerprint
 from molvae.chemistry.standardise import parse
 from molvae.errors import MolvaeError
 
+log = logging.getLogger(__name__)
 FOLDS = 5
 LEAST = 2 * FOLDS
 MOST = 500  # molecules that a Gaussian process is fitted to: its time grows with their cube
@@ -26,33 +28,54 @@ Predictions = dict[tuple[str, str], np.ndarray]  # (representation, kind of regr
 class Predictor:
     """A property of molecules, predicted from their latent points.
 
+    Rows of the same molecule are one molecule with the mean of their values: no regression is tried on one it has seen.
+
     Attributes:
-        rows: (n,) of the given molecules, those that it has learned from.
-        scores: a row for each representation and kind of regression: r2 and mae of `out_of_fold` predictions, n; that
-            of the mean is the null.
+        points: (n, Z) of the given molecules, NaN where there is none.
+        rows: of the given molecules, those that it has learned from.
+        scores: a row for each representation and kind of regression: r2 and mae of `out_of_fold` predictions, n, the
+            number of different molecules; that of the mean is the null.
         kind: of the regression that predicts, the one with the higher r2 from latent points.
-        out_of_fold: (n,) a prediction for each of them by a regression that has not seen it.
+        out_of_fold: for each of `rows` a prediction by a regression that has not seen its molecule.
     """
 
-    def __init__(self, encode: Encode, smiles: Sequence[str], values: Sequence[float], seed: int = 0) -> None:
-        if len(smiles) != len(values):
-            raise MolvaeError(f"{len(smiles)} molecules and {len(values)} values; one for each is needed.")
+    def __init__(
+        self,
+        encode: Encode,
+        standard: Callable[[str], str],
+        smiles: Sequence[str],
+        values: Sequence[float],
+        seed: int = 0,
+    ) -> None:
+        smiles, targets = list(smiles), np.asarray(values, float)
+        if len(smiles) != len(targets):
+            raise MolvaeError(f"{len(smiles)} molecules and {len(targets)} values; one for each is needed.")
         self._encode = encode
-        points, targets = encode(smiles)[0], np.asarray(values, float)
-        self.rows = np.flatnonzero(np.isfinite(points).all(1) & np.isfinite(targets))
-        if len(self.rows) < LEAST:
-            raise MolvaeError(f"{len(self.rows)} molecules have a latent point and a value; {LEAST} are needed.")
-        points, targets = points[self.rows], targets[self.rows]
-        prints = bits_of([fingerprint(parse(smiles[row])) for row in self.rows])
+        self.points = encode(smiles)[0]
+        self.rows = np.flatnonzero(np.isfinite(self.points).all(1) & np.isfinite(targets))
+        forms, first, which = np.unique(
+            [standard(smiles[row]) for row in self.rows], return_index=True, return_inverse=True
+        )
+        if len(forms) < LEAST:
+            raise MolvaeError(f"{len(forms)} different molecules have a latent point and a value; {LEAST} are needed.")
+        if repeats := len(self.rows) - len(forms):
+            log.warning("%d rows repeat a molecule; the mean of its values is learned", repeats)
+        points, targets = self.points[self.rows[first]], np.bincount(which, targets[self.rows]) / np.bincount(which)
+        prints = bits_of([fingerprint(parse(form)) for form in forms])
         told = all_out_of_fold({POINTS: points, "fingerprints": prints}, targets, seed)
         self.scores = compared(told, targets)
         self.kind = max(KINDS, key=lambda kind: errors(targets, told[POINTS, kind])["r2"])
-        self.out_of_fold = told[POINTS, self.kind]
+        self.out_of_fold = told[POINTS, self.kind][which]
         self._regression = fit(self.kind, points, targets, seed)
 
-    def __call__(self, smiles: Sequence[str]) -> np.ndarray:
-        """The property of molecules, (n,), rows as in the input; NaN where the model cannot read one."""
-        points = self._encode(smiles)[0]
+    def __call__(self, smiles: str | Sequence[str]) -> np.ndarray | float:
+        """The property of one molecule, or of several, (n,), rows as in the input; NaN where the model reads none."""
+        if isinstance(smiles, str):
+            return float(self([smiles])[0])
+        return self.at(self._encode(smiles)[0])
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """The property at latent points, (n, Z): (n,), NaN where they are."""
         there = np.isfinite(points).all(1)
         found = np.full(len(points), np.nan)
         if there.any():

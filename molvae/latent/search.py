@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,12 @@ from molvae.metrics.tanimoto import similarity_of
 log = logging.getLogger(__name__)
 
 Score = Callable[[str], float]  # of a canonical SMILES; larger is better
+Save = Callable[[pd.DataFrame], object]
 Write = Callable[[np.ndarray], Sequence[str]]  # points (n, Z) -> canonical SMILES each, "" for what is not to be scored
 Read = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # SMILES -> mean and log-variance, (n, Z) each
 
+SAVED_EVERY = 10.0  # seconds: what a killed search loses at most, and the call that it was in
+START = "start"  # origin of the molecules that a search is given
 FIRST = 0.2  # of the calls, for molecules from the prior where the search begins nowhere
 PARENTS = 10
 CHILDREN = 64  # points of a generation
@@ -77,10 +81,14 @@ class Ledger:
         calls: of it, at most.
         like, similarity: molecules less similar to that SMILES (Tanimoto, Morgan fingerprints of radius 2, 1024 bits)
             are not scored.
+        save: is given the table now and then while it grows, and at the end.
     """
 
-    def __init__(self, score: Score, calls: int, like: str | None = None, similarity: float = 0.0) -> None:
+    def __init__(
+        self, score: Score, calls: int, like: str | None = None, similarity: float = 0.0, save: Save | None = None
+    ) -> None:
         self._score, self.calls, self._least = score, calls, similarity
+        self._save, self._saved = save, -math.inf
         self._like = fingerprint(parse(like)) if like else None
         self.rows: list[dict[str, Any]] = []
         self.scores: dict[str, float] = {}  # canonical SMILES -> NaN where it failed
@@ -96,11 +104,11 @@ class Ledger:
         """Molecules without a score."""
         return sum(map(math.isnan, self.scores.values()))
 
-    def remember(self, table: pd.DataFrame) -> None:
-        """Take over molecules of an earlier ledger, but those too different: they cost no call."""
-        for smiles, score in zip(table["smiles"], table["score"], strict=True):
-            if not self._similarity_of(smiles) < self._least:
-                self.scores.setdefault(smiles, float(score))
+    def remember(self, smiles: Sequence[str], scores: Sequence[float]) -> None:
+        """Take over molecules of an earlier search, but those too different: they cost no call."""
+        for one, score in zip(smiles, scores, strict=True):
+            if not self._similarity_of(one) < self._least:
+                self.scores.setdefault(one, float(score) if math.isfinite(score) else math.nan)
 
     def enter(self, smiles: str, origin: str) -> None:
         """Score a molecule, unless it is known, too different, or no call is left."""
@@ -108,15 +116,28 @@ class Ledger:
             return
         similarity = self._similarity_of(smiles)
         if similarity < self._least:
+            if origin == START:
+                log.warning(
+                    "%s is not scored: its similarity is %.2f, %g is asked for", smiles, similarity, self._least
+                )
             return
         try:
-            score = float(self._score(smiles))
-            error = "" if math.isfinite(score) else f"the score is {score}"
+            score, error = float(self._score(smiles)), ""
+            if not math.isfinite(score):
+                score, error = math.nan, f"the score is {score}"
         except Exception as err:  # noqa: BLE001  whatever somebody's function does to one molecule, the others go on
             score, error = math.nan, f"{type(err).__name__}: {err}"
         self.called += 1
-        self.scores[smiles] = math.nan if error else score
+        self.scores[smiles] = score
         self.rows.append(dict(zip(COLUMNS, (self.called, smiles, score, similarity, origin, error), strict=True)))
+        if time.monotonic() > self._saved + SAVED_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Give the table to whom it may concern."""
+        if self._save:
+            self._save(self.table())
+        self._saved = time.monotonic()
 
     def _similarity_of(self, smiles: str) -> float:
         return similarity_of(fingerprint(parse(smiles)), self._like) if self._like else math.nan
@@ -128,14 +149,20 @@ class Ledger:
 
     def table(self) -> pd.DataFrame:
         """A row a call."""
-        return pd.DataFrame(self.rows, columns=COLUMNS)
+        return pd.DataFrame(self.rows, columns=COLUMNS).astype({"score": float, "similarity": float})
 
 
-def evolve(ledger: Ledger, draw: Callable[[int], np.ndarray], write: Write, read: Read, seed: int) -> None:
+def evolve(
+    ledger: Ledger, start: Sequence[str], draw: Callable[[int], np.ndarray], write: Write, read: Read, seed: int
+) -> None:
     """Fill a ledger, until its calls are spent, it is interrupted (Ctrl-C), or the model writes nothing new.
 
+    However it ends, what was scored is saved, if the ledger has a way to save.
+
     Args:
-        ledger: with the molecules to begin with; empty, the search begins with a fifth of the calls from the prior.
+        ledger: it may remember molecules of an earlier search.
+        start: canonical SMILES to begin with; where there are none and none are remembered, the search begins with a
+            fifth of the calls from the prior.
         draw: n -> points of the prior, (n, Z).
     Raises:
         MolvaeError: none of the molecules that it begins with has a score.
@@ -143,12 +170,14 @@ def evolve(ledger: Ledger, draw: Callable[[int], np.ndarray], write: Write, read
     random = np.random.default_rng(seed)
     points = 0
     try:
+        _enter(ledger, start, [START] * len(start))
         first = 0 if ledger.scores else math.ceil(FIRST * ledger.calls)
         while ledger.called < first and points < POINTS_A_CALL * first:
             _enter(ledger, write(draw(CHILDREN)), ["prior"] * CHILDREN)
             points += CHILDREN
         if ledger.failed == len(ledger.scores):
-            why = ledger.rows[-1]["error"] if ledger.rows else "the model wrote no molecule to score"
+            why = "the earlier search had none" if ledger.scores else "the model wrote no molecule to score"
+            why = ledger.rows[-1]["error"] if ledger.rows else why
             raise MolvaeError(f"no molecule to begin with has a score ({len(ledger.scores)} tried): {why}.")
         while not ledger.full and points < POINTS_A_CALL * ledger.calls:
             z, origins = children(*read(ledger.best(PARENTS)), random)
@@ -157,6 +186,8 @@ def evolve(ledger: Ledger, draw: Callable[[int], np.ndarray], write: Write, read
     except KeyboardInterrupt:
         log.warning("stopped after %d calls; they are kept", ledger.called)
         return
+    finally:
+        ledger.save()
     if not ledger.full:
         log.warning(
             "%d of %d calls used: at %d points the model wrote nothing else that is new",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,15 +19,17 @@ from molvae.latent.linear import TRAINING
 from molvae.latent.maps import mapped
 from molvae.lineage import versions
 from molvae.metrics.rows import prepare
-from molvae.model import load
+from molvae.model import Model, load
 from molvae.parallel import Workers
 from molvae.seeds import derive
-from molvae.tables import columns_of, read_rows, smiles_column
+from molvae.tables import SPLIT, columns_of, read_rows, smiles_column
 
 if TYPE_CHECKING:
     from molvae.config import LatentSettings
+    from molvae.dataset import TokenSet
 
 log = logging.getLogger(__name__)
+LEAST = 10  # different molecules
 
 
 def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *, threads: int = 1) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
             writes it, the rows of `test`, or of `valid` where there is none, and those of `train` for a linear space
             to compare with.
     Raises:
-        DataError: the model can read fewer than two of them.
+        DataError: the model can read fewer than LEAST different ones of them; or none was held out.
     """
     torch.set_num_threads(threads)
     with Workers(threads) as workers:
@@ -45,12 +48,15 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
         loaded = load(model)
         held_out, training = _splits(molecules)
         places = _some(len(held_out), max(settings.n, settings.maps), settings.seed, "latent")
-        read, tokens = loaded.tokens([held_out[place].smiles for place in places])
+        read, tokens = _tokens(loaded, [held_out[place] for place in places])
         some = tokens.select(np.flatnonzero(read < settings.n))
-        if len(some) < 2:
-            raise DataError(f"{molecules}: {len(some)} molecules that the model can read; 2 at least are needed.")
+        if (different := len({tuple(some[row]) for row in range(len(some))})) < LEAST:
+            raise DataError(
+                f"{molecules}: {different} different molecules that the model can read; {LEAST} at least are needed to "
+                "say anything of its latent space."
+            )
         learned = _some(len(training), TRAINING, settings.seed, "linear")
-        linear = loaded.tokens([training[place].smiles for place in learned])[1]
+        linear = _tokens(loaded, [training[place] for place in learned])[1]
         log.info("looking at the latent space with %d molecules", len(some))
         space = Space(
             loaded.network, loaded.vocabulary, some, linear if len(linear) > 1 else None,
@@ -84,18 +90,30 @@ def headline(card: dict[str, Any]) -> dict[str, float]:
 
 class _Molecule(NamedTuple):
     row: int  # of the file, from 1
-    smiles: str
+    smiles: str | None  # None where the row is damaged
 
 
 def _splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
-    """The molecules of a file that were held out, and those trained on; without splits all of them were held out."""
-    column = smiles_column(file)
-    if "split" not in columns_of(file):
-        return [_Molecule(number, row.smiles) for number, row in enumerate(read_rows(file, column), 1)], []
+    """The molecules of a file that were held out, and those trained on; without splits all of them were held out.
+
+    Raises:
+        DataError: there are splits, but neither `test` nor `valid`.
+    """
+    split = next((name for name in columns_of(file) if name in ("split", SPLIT)), SPLIT)
     found: dict[str | None, list[_Molecule]] = defaultdict(list)
-    for number, row in enumerate(read_rows(file, column, "split"), 1):
-        found[row.split].append(_Molecule(number, row.smiles))
-    return found["test"] or found["valid"], found["train"]
+    for number, row in enumerate(read_rows(file, smiles_column(file), split), 1):
+        found[row.split].append(_Molecule(number, None if row.problem else row.smiles))
+    if set(found) == {None}:
+        return found[None], []
+    if not (held_out := found["test"] or found["valid"]):
+        there = ", ".join(sorted(str(name) for name, rows in found.items() if rows))
+        raise DataError(f"{file}: column {split!r} holds {there}, and none of it is 'test' or 'valid'.")
+    return held_out, found["train"]
+
+
+def _tokens(model: Model, molecules: Sequence[_Molecule]) -> tuple[np.ndarray, TokenSet]:
+    """As `Model.tokens`."""
+    return model.tokens([one.smiles for one in molecules], [one.row for one in molecules])
 
 
 def _some(n: int, most: int, seed: int, purpose: str) -> np.ndarray:

@@ -5,6 +5,7 @@ Tables go out as .csv or .parquet, a row for each row of the input, in its order
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,23 @@ import pandas as pd
 from molvae import model as models
 from molvae.errors import DataError, MolvaeError, did_you_mean
 from molvae.files import replacing
-from molvae.tables import columns_of, read_rows, smiles_column
+from molvae.tables import Row, columns_of, read_rows, smiles_column
 
 SUFFIXES = (".csv", ".parquet")
 
 
 def encode(file: Path, model: Path, column: str | None = None) -> pd.DataFrame:
     """Posterior of each molecule of a file: columns row, smiles, mu_0 …, logvar_0 …; empty where there is none."""
-    smiles = _smiles(file, column)
-    mu, logvar = models.load(model).encode(smiles)
+    rows = list(read_rows(file, smiles_column(file, column)))
+    mu, logvar = models.load(model).encode(_readable(rows))
     values = {f"{name}_{k}": part[:, k] for name, part in (("mu", mu), ("logvar", logvar)) for k in range(mu.shape[1])}
-    return pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, **values})
+    return _table(rows, **values)
 
 
 def likelihood(file: Path, model: Path, column: str | None = None, *, draws: int = 16, seed: int = 0) -> pd.DataFrame:
     """A bound of log p(x) of each molecule of a file, nats: columns row, smiles, log_likelihood."""
-    smiles = _smiles(file, column)
-    found = models.load(model).log_likelihood(smiles, draws=draws, seed=seed)
-    return pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, "log_likelihood": found})
+    rows = list(read_rows(file, smiles_column(file, column)))
+    return _table(rows, log_likelihood=models.load(model).log_likelihood(_readable(rows), draws=draws, seed=seed))
 
 
 def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -51,7 +51,10 @@ def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0,
         raise DataError(f"{file}: no column {missing[0]}; {size}")
     if (more := f"{kind}_{loaded.latent_dim}") in table:
         raise DataError(f"{file}: a column {more}, but {size}")
-    points = table[names].to_numpy(np.float32)
+    try:
+        points = table[names].to_numpy(np.float32)
+    except (TypeError, ValueError) as err:
+        raise DataError(f"{file}: columns {kind}_0 … hold what is no number ({err}).") from None
     there = np.isfinite(points).all(1)
     smiles = np.full((len(points), draws), "", dtype=object)
     repeated = np.repeat(points[there], draws, axis=0)
@@ -83,18 +86,16 @@ def predict(
     Raises:
         DataError: the file has no such column.
     """
-    if target not in (names := columns_of(file)):
+    if not (names := columns_of(file)):
+        raise DataError(f"{file}: a .smi file has no columns; give a table with a column {target!r}.")
+    if target not in names:
         raise DataError(f"{file}: no column {target!r}.{did_you_mean(target, names)}")
     rows = list(read_rows(file, smiles_column(file, column), target))
-    smiles = [row.smiles for row in rows]
     values = pd.to_numeric(pd.Series([row.split for row in rows], dtype=object), errors="coerce").to_numpy(float)
-    predictor = models.load(model).predictor(smiles, values, seed=seed)
-    predicted = np.full(len(smiles), np.nan)
-    without = np.flatnonzero(~np.isfinite(values))
-    predicted[without] = predictor([smiles[row] for row in without])
+    predictor = models.load(model).predictor(_readable(rows), values, seed=seed)
+    predicted = predictor.at(predictor.points)
     predicted[predictor.rows] = predictor.out_of_fold
-    found = pd.DataFrame({"row": range(1, len(smiles) + 1), "smiles": smiles, "value": values, "predicted": predicted})
-    return found, predictor.scores
+    return _table(rows, value=values, predicted=predicted), predictor.scores
 
 
 def check_suffix(out: str) -> None:
@@ -119,8 +120,14 @@ def write(table: pd.DataFrame, out: str) -> None:
             table.to_csv(temporary, index=False)
 
 
-def _smiles(file: Path, column: str | None) -> list[str]:
-    return [row.smiles for row in read_rows(file, smiles_column(file, column))]
+def _readable(rows: Sequence[Row]) -> list[str | None]:
+    """Their SMILES; None where a row is damaged, whatever it holds."""
+    return [None if row.problem else row.smiles for row in rows]
+
+
+def _table(rows: Sequence[Row], **columns: np.ndarray) -> pd.DataFrame:
+    """A row for each, with its number and its text as it stands in the file."""
+    return pd.DataFrame({"row": range(1, len(rows) + 1), "smiles": [row.smiles for row in rows], **columns})
 
 
 def read_table(file: Path) -> pd.DataFrame:

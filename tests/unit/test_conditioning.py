@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from molvae.conditioning import draw
+from molvae.conditioning import check, distance, draw
 from molvae.errors import MolvaeError
 from molvae.priors import make_prior
 from molvae.properties import PropertyHead
@@ -56,6 +56,17 @@ def test_the_closed_form_is_what_is_left_of_the_prior_when_all_other_draws_are_r
     assert (left.mean(0) - z.mean(0)).abs().max() > 0.2  # that is no draw of the prior
 
 
+def test_a_condition_far_from_the_prior_is_said_aloud(model, caplog):
+    near, far = {"logp": 2.5 + 1.2 * 0.3}, {"logp": 40.0}
+    assert distance(model, near) == pytest.approx(0, abs=1e-6)  # what the head says of the origin
+    weight = model.head.linear.weight[0].detach().norm().item()
+    assert distance(model, far) == pytest.approx(((40.0 - 2.5) / 1.2 - 0.3) / weight, rel=1e-5)
+    check(model, near)
+    assert not caplog.text
+    check(model, far)
+    assert f"lie {distance(model, far):.1f} standard deviations from the prior's mean" in caplog.text
+
+
 def test_the_order_of_the_wanted_values_does_not_count(model):
     one, other = (draw(model, wanted, 9, generator(0, "test")) for wanted in (WANTED, dict(reversed(WANTED.items()))))
     assert torch.equal(one, other)
@@ -76,7 +87,8 @@ def test_any_stretch_of_samples_is_that_stretch_of_all(model, stretch, threads):
     [
         ({"logP": 3.0}, r"does not tell the property 'logP'\. Did you mean 'logp'\?"),
         ({"logp": 3.0, "xyzzy": 1.0}, r"'xyzzy'\. Known: logp, qed, tpsa\."),
-        ({"qed": float("nan")}, "qed is to be nan; give a finite value"),
+        ({"qed": "high"}, "qed is to be 'high'; give a finite number"),
+        ({"qed": float("nan")}, "qed is to be nan; give a finite number"),
     ],
 )
 def test_what_cannot_be_wanted_is_refused(model, wanted, message):

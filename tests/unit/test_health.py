@@ -186,13 +186,27 @@ def test_neighbours_in_common():
 
 
 def test_only_held_out_molecules_are_taken_where_the_file_says_which(tmp_path, drug_like):
-    table = pd.DataFrame({"smiles": drug_like, "split": ["train"] * 30 + ["valid"] * (len(drug_like) - 30)})
+    table = pd.DataFrame({"smiles": drug_like, "split": ["train"] * 25 + ["valid"] * (len(drug_like) - 25)})
     table.to_parquet(tmp_path / "molecules.parquet")
-    found = latent("pretrained:moses-latent", tmp_path / "molecules.parquet", LatentSettings(n=5), tmp_path)
-    assert found["n"] == 5 and found["linear"]["dimensions"] == 30
+    found = latent("pretrained:moses-latent", tmp_path / "molecules.parquet", LatentSettings(n=10), tmp_path)
+    assert found["n"] == 10 and found["linear"]["dimensions"] == 25
     shown = pd.read_parquet(tmp_path / "maps.parquet")
-    assert sorted(shown["row"]) == list(range(31, len(drug_like) + 1)), "rows of the file, held out all of them"
+    assert sorted(shown["row"]) == list(range(26, len(drug_like) + 1)), "rows of the file, held out all of them"
     table["split"] = "train"
     table.to_parquet(tmp_path / "molecules.parquet")
-    with pytest.raises(DataError, match="0 molecules that the model can read"):
+    with pytest.raises(DataError, match="column 'split' holds train, and none of it is 'test' or 'valid'"):
         latent("pretrained:moses-latent", tmp_path / "molecules.parquet", SMALL, tmp_path)
+
+
+def test_the_split_column_of_moses_counts_and_rows_keep_their_numbers(tmp_path, drug_like, caplog):
+    rows = [f"{one},{'test' if row % 2 else 'train'}" for row, one in enumerate([*drug_like, "C", "nonsense"])]
+    (tmp_path / "data.csv").write_text("\n".join(["SMILES,SPLIT", *rows]) + "\n")
+    found = latent("pretrained:moses-latent", tmp_path / "data.csv", SMALL, tmp_path)
+    assert found["n"] == len(rows) // 2 - 1 and found["linear"] is not None
+    assert f"row {len(rows)}, 'nonsense'" in caplog.text
+
+
+def test_a_handful_of_molecules_says_nothing(tmp_path, drug_like):
+    (tmp_path / "few.smi").write_text("\n".join(drug_like[:9] * 3) + "\n")
+    with pytest.raises(DataError, match="9 different molecules that the model can read; 10 at least are needed"):
+        latent("pretrained:moses-latent", tmp_path / "few.smi", SMALL, tmp_path)

@@ -58,22 +58,44 @@ def test_rows_stay_in_their_places():
     smiles = ["C" * n for n in range(1, 31)]
     values = [float(len(one)) for one in smiles]
     smiles[3], values[5] = "O", np.nan
-    predictor = Predictor(encoder, smiles, values)
+    predictor = Predictor(encoder, str, smiles, values)
     assert predictor.rows.tolist() == [row for row in range(30) if row not in (3, 5)]
     found = predictor(["O", "CCCCCC", "C" * 12])
     assert np.isnan(found[0]) and np.allclose(found[1:], [6, 12], atol=0.5)
     assert (predictor.scores["n"] == 28).all()
     assert np.isnan(predictor(["O"])).all()
+    assert predictor("CCCCCC") == pytest.approx(found[1]) and np.isnan(predictor("O"))
+
+
+def test_the_labels_of_a_table_do_not_count():
+    table = pd.DataFrame({"smiles": ["C" * n for n in range(1, 31)], "value": np.arange(30.0)}).sample(frac=1)
+    one, other = (
+        Predictor(encoder, str, *columns).scores
+        for columns in ((table["smiles"], table["value"]), (list(table["smiles"]), list(table["value"])))
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_what_repeats_a_molecule_teaches_nothing_about_it_out_of_fold(caplog):
+    forms = ["C" * n for n in range(1, 31)]
+    values = np.random.default_rng(2).standard_normal(30)
+    predictor = Predictor(encoder, str, forms * 4, np.concatenate([values + shift for shift in (-1, 1, -2, 2)]))
+    assert (predictor.scores["n"] == 30).all() and "90 rows repeat a molecule" in caplog.text
+    assert (predictor.scores["r2"] < 0.2).all(), "the values are noise"
+    assert len(predictor.out_of_fold) == 120 and np.array_equal(*predictor.out_of_fold[:60].reshape(2, 30))
+    alone = Predictor(encoder, str, sorted(forms), values[np.argsort(forms)])
+    np.testing.assert_allclose(alone.out_of_fold, predictor.out_of_fold[:30][np.argsort(forms)], atol=1e-6)
 
 
 def test_too_few_molecules_and_too_many_values_are_refused():
-    with pytest.raises(MolvaeError, match=f"{LEAST - 1} molecules"):
-        Predictor(encoder, ["C"] * (LEAST - 1), range(LEAST - 1))
+    few = ["C" * n for n in range(1, LEAST)]
+    with pytest.raises(MolvaeError, match=f"{LEAST - 1} different molecules"):
+        Predictor(encoder, str, few * 3, range(3 * len(few)))
     with pytest.raises(MolvaeError, match="12 molecules and 11 values"):
-        Predictor(encoder, ["C"] * 12, range(11))
+        Predictor(encoder, str, ["C"] * 12, range(11))
 
 
-def test_the_command_predicts_what_is_missing_and_scores_the_rest(tmp_path, smiles):
+def test_the_command_predicts_what_is_missing_and_scores_the_rest(tmp_path, smiles, caplog):
     rows = [*smiles[:24], "not a molecule"]
     values = [str(float(len(one))) for one in rows]
     values[2] = ""
@@ -85,7 +107,14 @@ def test_the_command_predicts_what_is_missing_and_scores_the_rest(tmp_path, smil
     assert found.exit_code == 0 and "fingerprints" in found.output, found.output
     written = pd.read_csv(out)
     assert written["row"].tolist() == list(range(1, 26)) and written["smiles"].tolist() == rows
+    assert caplog.text.count("not a molecule") == 1 and "row 25, 'not a molecule'" in caplog.text
     assert np.isnan(written["value"][2]) and np.isfinite(written["predicted"][2]) and np.isnan(written["predicted"][24])
+
+
+def test_a_list_of_smiles_has_no_property(tmp_path):
+    (tmp_path / "mine.smi").write_text("CCO\n")
+    with pytest.raises(DataError, match="a .smi file has no columns; give a table with a column 'logp'"):
+        points.predict(tmp_path / "mine.smi", "logp", "pretrained:moses-latent")
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from molvae.latent import search
 from molvae.latent.search import CHILDREN, Ledger, children, evolve
 
 AMIDE = "COc1ccc(NC(=O)CN2CCOCC2)cc1"
+AMIDE_OTHERWISE = "O1CCN(CC1)CC(=O)Nc1ccc(OC)cc1"
 
 
 def alkane(z: np.ndarray) -> list[str]:
@@ -41,7 +43,7 @@ def model():
 
 def test_the_evolution_climbs_to_what_the_prior_does_not_reach():
     ledger = Ledger(len, 25)
-    evolve(ledger, prior, alkane, place, seed=0)
+    evolve(ledger, [], prior, alkane, place, seed=0)
     table = ledger.table()
     assert table["smiles"].is_unique and table["call"].tolist() == list(range(1, 26))
     assert len(ledger.best(1)[0]) > 15 > table.query("origin == 'prior'")["score"].max()
@@ -52,7 +54,7 @@ def test_the_same_seed_gives_the_same_ledger_and_another_one_another():
     tables = []
     for seed in (0, 0, 1):
         tables.append(Ledger(len, 15))
-        evolve(tables[-1], prior, alkane, place, seed)
+        evolve(tables[-1], [], prior, alkane, place, seed)
     pd.testing.assert_frame_equal(tables[0].table(), tables[1].table())
     assert not tables[0].table().equals(tables[2].table())
 
@@ -64,8 +66,9 @@ def test_a_molecule_that_fails_stays_in_the_ledger_and_is_nobodys_parent():
         return {1: math.nan, 2: -math.inf}.get(len(smiles), len(smiles))
 
     ledger = Ledger(score, 20)
-    evolve(ledger, prior, alkane, place, seed=0)
+    evolve(ledger, [], prior, alkane, place, seed=0)
     errors = ledger.table().set_index("smiles")["error"]
+    assert ledger.table()["score"].isna().sum() == 3
     assert errors["CCC"] == "KeyError: 'three'" and errors["C"] == "the score is nan"
     assert errors["CC"] == "the score is -inf" and ledger.failed == 3 and len(ledger.rows) == 20
     assert sorted(ledger.best(100)) == ["C" * n for n in range(4, 21)]
@@ -74,13 +77,54 @@ def test_a_molecule_that_fails_stays_in_the_ledger_and_is_nobodys_parent():
 def test_where_everything_fails_the_search_says_why():
     ledger = Ledger(lambda smiles: 1 / 0, 20)
     with pytest.raises(MolvaeError, match="ZeroDivisionError"):
-        evolve(ledger, prior, alkane, place, seed=0)
+        evolve(ledger, [], prior, alkane, place, seed=0)
     assert ledger.called == 5 and ledger.failed == 5  # the prior has no more than these
+
+
+def failing(smiles):
+    raise ValueError(smiles)
+
+
+def interrupted(smiles):
+    if len(smiles) == 3:
+        raise KeyboardInterrupt
+    return len(smiles)
+
+
+def terminated(smiles):
+    if len(smiles) == 3:
+        raise SystemExit(143)  # what SIGTERM becomes in a command
+    return len(smiles)
+
+
+@pytest.mark.parametrize("score", [len, failing, interrupted, terminated])
+def test_however_a_search_ends_what_was_scored_is_saved(score):
+    saved = []
+    ledger = Ledger(score, 8, save=saved.append)
+    with contextlib.suppress(MolvaeError, SystemExit):
+        evolve(ledger, ["C", "CC", "CCC"], prior, alkane, place, seed=0)
+    assert ledger.called >= 2 and len(saved) == 2  # after the first call, and at the end
+    pd.testing.assert_frame_equal(saved[-1], ledger.table())
+    assert saved[-1]["origin"].head(2).tolist() == ["start", "start"]
+
+
+def test_a_slow_search_is_saved_while_it_goes_on(monkeypatch):
+    monkeypatch.setattr(search, "SAVED_EVERY", 0.0)
+    lengths = []
+    evolve(Ledger(len, 8, save=lambda table: lengths.append(len(table))), [], prior, alkane, place, seed=0)
+    assert lengths == [*range(1, 9), 8]
+
+
+def test_a_lead_that_is_too_different_is_named(caplog):
+    ledger = Ledger(len, 3, like="CCO", similarity=0.3)
+    evolve(ledger, ["CCO", "c1ccccc1"], prior, alkane, place, seed=0)
+    assert "c1ccccc1 is not scored: its similarity is 0.00, 0.3 is asked for" in caplog.text
+    assert "c1ccccc1" not in ledger.scores
 
 
 def test_it_ends_where_nothing_is_new(caplog):
     ledger = Ledger(len, 100)
-    evolve(ledger, prior, alkane, place, seed=0)
+    evolve(ledger, [], prior, alkane, place, seed=0)
     assert len(ledger.rows) == 30 and "30 of 100 calls used" in caplog.text
 
 
@@ -91,23 +135,24 @@ def test_an_interrupted_search_keeps_its_ledger(caplog):
         return len(smiles)
 
     ledger = Ledger(score, 100)
-    evolve(ledger, prior, alkane, place, seed=0)
+    evolve(ledger, [], prior, alkane, place, seed=0)
     assert 5 <= ledger.called == len(ledger.rows) and f"stopped after {ledger.called} calls" in caplog.text
 
 
 def test_what_is_known_costs_no_call_and_is_begun_with():
     ledger = Ledger(len, 3)
-    ledger.remember(pd.DataFrame({"smiles": ["C" * 20, "C" * 21], "score": [20.0, math.nan]}))
-    evolve(ledger, prior, alkane, place, seed=0)
+    ledger.remember(["C" * 20, "C" * 21, "C" * 22], [20.0, math.nan, math.inf])
+    evolve(ledger, [], prior, alkane, place, seed=0)
     assert ledger.called == 3 and "prior" not in ledger.table()["origin"].tolist()
-    assert not {"C" * 20, "C" * 21} & set(ledger.table()["smiles"])
+    assert not {"C" * n for n in (20, 21, 22)} & set(ledger.table()["smiles"]) and "C" * 20 in ledger.best(9)
+    assert not {"C" * 21, "C" * 22} & set(ledger.best(9)) and ledger.failed == 2
 
 
 def test_molecules_that_are_too_different_are_not_scored():
     ledger = Ledger(len, 10, like="CCO", similarity=0.3)
     for smiles in ("CCO", "c1ccccc1", "CCCO"):
         ledger.enter(smiles, "start")
-    ledger.remember(pd.DataFrame({"smiles": ["c1ccncc1", "CCCCO"], "score": [9.0, 8.0]}))
+    ledger.remember(["c1ccncc1", "CCCCO"], [9.0, 8.0])
     assert set(ledger.scores) == {"CCO", "CCCO", "CCCCO"}
     assert ledger.table()["similarity"].between(0.3, 1).all()
 
@@ -187,17 +232,38 @@ def test_the_command_takes_a_function_of_ones_own(tmp_path):
     assert (ledger["score"] == ledger["smiles"].str.count("N")).all()
 
 
+def test_a_search_goes_on_in_its_own_ledger(tmp_path):
+    out = tmp_path / "ledger.csv"
+    command = ["optimize", "--model", "pretrained:moses-latent", "--score", "qed", "--calls", "20", "--out", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    before = pd.read_csv(out)
+    found = CliRunner().invoke(app, [*command, "--known", str(out)])
+    assert found.exit_code == 0 and "20 molecules scored" in found.output, found.output
+    whole = pd.read_csv(out)
+    pd.testing.assert_frame_equal(whole.head(20), before)
+    assert whole["call"].tolist() == list(range(1, 41)) and whole["smiles"].is_unique
+
+
+def test_known_molecules_are_known_however_they_are_written_and_gaps_are_left_out(model, caplog):
+    known = pd.DataFrame({"smiles": [AMIDE_OTHERWISE, math.nan], "score": [5.0, 9.0]})
+    ledger = model.optimize(len, 5, start=[AMIDE], known=known)
+    assert AMIDE not in ledger["smiles"].tolist() and "row 2, nan: empty" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("score", "known", "message"),
     [
         ("missing.py:score", None, "missing.py is no Python file"),
         ("own.py:other", None, "has no function 'other'"),
+        ("own.py", None, "name the function, too, as own.py:FUNCTION"),
+        ("broken.py:score", None, "cannot be run: AttributeError: module 'math' has no attribute 'nothing'"),
         ("qed", "own.py", "not a ledger"),
     ],
 )
 def test_the_command_says_what_it_cannot_use(tmp_path, monkeypatch, score, known, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("score = len\n")
+    (tmp_path / "broken.py").write_text("import math\nscore = math.nothing\n")
     more = ["--known", known] if known else []
     found = CliRunner().invoke(
         app, ["optimize", "--model", "pretrained:moses-latent", "--score", score, "--out", "-", *more]
