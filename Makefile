@@ -53,4 +53,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from molvae.errors import DataError
-from molvae.files import fingerprint, read_json, replacing, sha256, write_json
+from molvae.files import fingerprint, read_json, replacing, sampled_digest, sha256, write_json
 
 
 def test_a_file_is_replaced_only_if_the_block_ends_well(tmp_path):
@@ -25,6 +25,19 @@ def test_a_file_is_replaced_only_if_the_block_ends_well(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [0, 10, 65_536, 9_000_000])
+def test_another_file_has_another_digest_wherever_it_differs(tmp_path, size):
+    path, content = tmp_path / "a.csv", bytes(range(250)) * (size // 250) + b"x" * (size % 250)
+    path.write_bytes(content)
+    before = sampled_digest(path)
+    assert sampled_digest(path) == before
+    path.write_bytes(content + b"y")
+    assert sampled_digest(path) != before
+    for place in range(0, size, 1_000_000):  # rows taken out at one end and put in at the other
+        path.write_bytes(content[:place] + content[place + 100 :] + content[place : place + 100])
+        assert sampled_digest(path) != before or size == 10
 
 
 def test_a_write_that_is_killed_leaves_the_old_file(tmp_path):

@@ -146,6 +146,25 @@ def test_other_molecules_in_the_same_file_re_run_everything(copy):
     assert copy.plan() == {"fetch": 1, "featurize_block": 2, "featurize": 1, "train": 1, "prior": 1, **AFTER_PRIOR}
 
 
+def test_another_file_under_the_same_name_re_runs_everything_however_old_it_is(copy):
+    path = copy.folder / "molecules.csv"
+    older = b"".join(path.read_bytes().splitlines(keepends=True)[:-10])
+    path.write_bytes(older)
+    os.utime(path, (1e9, 1e9))
+    assert copy.plan() == {"fetch": 1, "featurize_block": 2, "featurize": 1, "train": 1, "prior": 1, **AFTER_PRIOR}
+
+
+def test_the_code_that_runs_is_the_one_beside_the_snakefile(empty, tmp_path):
+    installed, empty.checkout = empty.checkout, shutil.copytree(empty.checkout, tmp_path / "pulled")
+    module = empty.checkout / "molvae" / "tables.py"
+    text = module.read_text()
+    assert text.count("return Row(smiles.strip(),") == 1
+    module.write_text(text.replace("return Row(smiles.strip(),", "return Row(smiles.strip().lower(),"))
+    empty.snakemake("--until", "fetch", PYTHONPATH=str(installed))
+    (dataset,) = empty.folder.glob("results/datasets/molecules-*.parquet")
+    assert pd.read_parquet(dataset)["smiles"][0].islower()
+
+
 def test_an_edit_of_the_code_re_runs_the_stages_that_use_it_and_a_comment_none(copy, tmp_path):
     copy.checkout = shutil.copytree(copy.checkout, tmp_path / "edited")
     module = copy.checkout / "molvae" / "sampling.py"

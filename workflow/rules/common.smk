@@ -15,7 +15,7 @@ sys.path.insert(0, str(workflow.basedir))
 from molvae.card import CARD, WEIGHTS
 from molvae.config import read_config
 from molvae.errors import ConfigError
-from molvae.files import fingerprint, sha256
+from molvae.files import fingerprint, sampled_digest, sha256
 from molvae.lineage import code_digest
 from molvae.pretrained import PREFIX, folder_of
 
@@ -77,6 +77,11 @@ def source_path(settings):
         return None
     beside = Path(workflow.basedir) / settings.source
     return str(beside) if beside.exists() and not Path(settings.source).exists() else settings.source
+
+
+def content_of(path):
+    """What a file of the user's holds, which its time does not say: an older file may have taken its place."""
+    return sampled_digest(path) if path and Path(path).is_file() else None
 
 
 def settings_of(*sections):
@@ -144,11 +149,13 @@ if workflow.remote_exec:
     os.environ.update(MOLVAE_SCHEDULED="1")
 
 # `molvae` is the one beside the Python that runs Snakemake, whether or not its environment is activated; in a conda
-# environment that Snakemake made for the job it is the one in there. A scheduler sends SIGTERM to all processes of a job:
+# environment that Snakemake made for the job it is the one in there. It runs the package beside the Snakefile, whose
+# digest the params hold, not a copy that was installed before the checkout changed. A scheduler sends SIGTERM to all processes of a job:
 # only `molvae`, which has a handler, may heed it; were shell and `tee` to end, it could not finish saving.
 shell.prefix(
     'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
 )
 
 

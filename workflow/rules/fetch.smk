@@ -18,6 +18,7 @@ rule fetch:
         settings=lambda wildcards: json.dumps({"data": DATASETS[wildcards.dataset].model_dump()}, sort_keys=True),
         # the input may be a copy of what a storage provider has
         source=lambda wildcards, input: input[0] if input else DATASETS[wildcards.dataset].source,
+        content=lambda wildcards: content_of(source_path(DATASETS[wildcards.dataset])),
         code=code_digest("stages.fetch"),
     message:
         "fetch {params.source}"

@@ -16,6 +16,7 @@ rule reference:
         runtime=120,
     params:
         source=lambda wildcards: REFERENCES[wildcards.reference],
+        content=lambda wildcards: content_of(REFERENCES[wildcards.reference]),
         code=code_digest("stages.reference"),
     message:
         "reference {params.source}"
