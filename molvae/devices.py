@@ -1,13 +1,13 @@
 """Which GPU a process may use.
 
-On a cluster the scheduler says so. On a workstation nobody does: Snakemake counts GPUs and names none, so that all jobs
+On a cluster the scheduler says so, and a job sees what it was granted. On a workstation, or where one allocation of a
+scheduler holds a whole run of Snakemake, nobody does: Snakemake counts GPUs and names none, so that all jobs
 would take the first one. There each process takes as many as it was granted for itself, by a lock on a file that ends
 with the process, however that ends.
 """
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shutil
@@ -26,13 +26,7 @@ from molvae.errors import MolvaeError
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SCHEDULERS = (
-    "SLURM_JOB_ID",
-    "LSB_JOBID",
-    "PBS_JOBID",
-    "_CONDOR_JOB_AD",
-    "KUBERNETES_SERVICE_HOST",
-)  # set in their jobs
+SCHEDULERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "_CONDOR_JOB_AD", "KUBERNETES_SERVICE_HOST")  # set in jobs
 WAIT_SECONDS = 1.0
 _held: list[FileLock] = []  # a lock lasts as long as somebody knows it
 
@@ -46,13 +40,14 @@ def take_gpus(count: int) -> list[str]:
     Args:
         count: GPUs granted; 0 takes none.
     Returns:
-        their names; none where the machine has none, or a scheduler or torchrun has chosen already.
+        their names; none where the machine has none, or torchrun has chosen already, or a scheduler, which shows no
+        more of them than were granted.
     Raises:
         MolvaeError: the machine has fewer, but some.
     """
-    if not count or "LOCAL_RANK" in os.environ or any(name in os.environ for name in SCHEDULERS):
+    if not count or "LOCAL_RANK" in os.environ or not (known := _gpus()):
         return []
-    if not (known := _gpus()):
+    if len(known) <= count and any(name in os.environ for name in SCHEDULERS):
         return []
     if count > len(known):
         raise MolvaeError(
@@ -123,7 +118,7 @@ def _gpus() -> list[str]:
 
 def _lock(name: str) -> FileLock | None:
     """A lock that this process holds now, or None if another one has it."""
-    folder = Path(tempfile.gettempdir()) / f"molvae-gpus-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"molvae-gpus-{os.getuid()}"  # in a container a user may have no name
     folder.mkdir(mode=0o700, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:

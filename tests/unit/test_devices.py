@@ -93,6 +93,24 @@ def test_what_a_scheduler_or_torchrun_has_chosen_stays(workstation, monkeypatch)
             assert devices.take_gpus(1) == [] and os.environ[devices.VISIBLE] == "0"
 
 
+@pytest.mark.parametrize("name", devices.SCHEDULERS)
+def test_in_an_allocation_of_several_gpus_each_process_takes_its_own(workstation, monkeypatch, hold, name):
+    workstation(100, 300, 200)
+    monkeypatch.setenv(name, "1")
+    first, second = hold(1), hold(2)
+    names = [process.stdout.readline().strip().split(",") for process in (first, second)]
+    assert sorted(sum(names, [])) == ["GPU-0", "GPU-1", "GPU-2"]
+    assert devices.take_gpus(3) == []  # as many as are there: they are what the job was granted
+
+
+def test_a_user_without_a_name_takes_gpus_too(workstation, monkeypatch):
+    workstation(100)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert devices.take_gpus(1) == ["GPU-0"]
+
+
 def test_more_than_there_are_is_an_error_and_none_is_none(workstation):
     workstation(100)
     with pytest.raises(MolvaeError, match="2 GPUs were granted, and 1 can be used"):
