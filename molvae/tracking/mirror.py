@@ -7,11 +7,12 @@ import logging
 import os
 import posixpath
 import re
+import sqlite3
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,7 +231,9 @@ def connect(uri: str) -> MlflowClient:
     for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # tables, tries, tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if uri.startswith("sqlite:///"):
-        _create_database(Path(uri.removeprefix("sqlite:///")))
+        database = Path(uri.removeprefix("sqlite:///"))
+        _create_database(database)
+        _open(database)
     elif uri.startswith("postgresql"):
         _create_tables(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -250,6 +253,19 @@ def _create_database(database: Path) -> None:
         if not database.exists():
             with replacing(database) as temporary:
                 MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+
+
+def _open(database: Path) -> None:
+    """Fail at once where a database cannot be used; MLflow would try for minutes."""
+    if "?" in str(database):
+        raise OSError(f"{database}: MLflow takes no database with a question mark in its path")
+    if not os.access(database, os.R_OK | os.W_OK):
+        raise OSError(f"{database}: no permission to read and write it")
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise OSError(f"{database}: {error}") from error
 
 
 def _create_tables(uri: str) -> None:

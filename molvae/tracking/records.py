@@ -75,6 +75,16 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {address}"
 
 
+def sync_command(folder: Path, uri: str) -> str:
+    """What to type to mirror the records of an experiment's folder. Holds no password: it may stand in a log."""
+    command = f"molvae track sync {shlex.quote(str(folder))}"
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return command
+    uri = resolve_uri(uri)
+    secret = "@" in uri and not uri.startswith("sqlite")
+    return f"MLFLOW_TRACKING_URI={'…' if secret else shlex.quote(uri)} {command}"
+
+
 def network_of(uri: str) -> str | None:
     """Type of the network file system that a sqlite database lies on, whose locks may not hold; else None."""
     import psutil
@@ -131,6 +141,8 @@ def read(path: Path) -> dict[str, Any]:
         DataError: no record, or one of another format.
     """
     record = read_json(path)
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: not a record. Delete it.")
     if record.get("format") != FORMAT:
         raise DataError(f"{path}: a record of format {record.get('format')!r}, this molvae reads format {FORMAT}.")
     return record

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from molvae.tracking.records import (
     one_line,
     save,
     settings,
+    sync_command,
 )
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class RecordedRun(Run):
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            command = f"molvae track sync {shlex.quote(str(self.path.parent.parent))}"
+            command = sync_command(self.path.parent.parent, self.settings.uri)
             log.warning(
                 "tracking failed, the stage goes on: %s. `%s` will bring the record %s to MLflow once that is mended.",
                 *(one_line(error), command, self.path),

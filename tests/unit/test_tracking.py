@@ -21,6 +21,7 @@ import molvae
 from molvae import tracking
 from molvae.errors import ConfigError, DataError, Interrupted
 from molvae.tracking import mirror, runs
+from molvae.tracking.records import sync_command
 
 DEAD = "http://127.0.0.1:9"
 NOWHERE = "sqlite:////proc/nothing/mlflow.db"  # fails at once, where DEAD takes its two retries
@@ -184,7 +185,10 @@ def test_a_dead_server_costs_a_warning_and_sync_brings_everything(place, caplog)
         result = "kept"
     assert result == "kept" and time.monotonic() - began < 30
     (warning,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("molvae.tracking")]
-    assert f"molvae track sync {place.folder}" in warning and place.records()[0].name in warning
+    assert (
+        f"`MLFLOW_TRACKING_URI={DEAD} molvae track sync {place.folder}`" in warning
+        and place.records()[0].name in warning
+    )
     assert place.runs() == {}
     assert tracking.sync(place.folder, place.store) == tracking.Summary(mirrored=1)
     (train,) = place.runs()["train"]
@@ -238,10 +242,13 @@ def test_a_full_disk_does_not_fail_the_stage(place, monkeypatch, caplog):
     assert caplog.text.count("No space left") == 1
 
 
-@pytest.mark.parametrize("content", ["unknown version", "no database"])
+@pytest.mark.parametrize("content", ["unknown version", "no database", "a folder", "question mark"])
 def test_a_broken_database_does_not_fail_the_stage(place, tmp_path, caplog, content):
-    database = tmp_path / "broken.db"
-    if content == "unknown version":  # alembic, not MLflow, refuses this one
+    database = tmp_path / ("why?.db" if content == "question mark" else "broken.db")
+    began = time.monotonic()
+    if content == "a folder":  # which MLflow would try for minutes
+        database.mkdir()
+    elif content == "unknown version":  # alembic, not MLflow, refuses this one
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
             connection.execute("INSERT INTO alembic_version VALUES ('future')")
@@ -250,7 +257,7 @@ def test_a_broken_database_does_not_fail_the_stage(place, tmp_path, caplog, cont
     place.use(str(database))
     with place.stage() as run:
         run.log({"loss": 1.0})
-    assert caplog.text.count("molvae track sync") == 1
+    assert caplog.text.count("molvae track sync") == 1 and time.monotonic() - began < 60
     assert tracking.sync(place.folder, place.store) == tracking.Summary(mirrored=1)
 
 
@@ -356,7 +363,9 @@ def test_a_damaged_record_fails_alone(place, caplog):
         pass
     write(place.folder / "tracking" / "train-20200101T000000Z-00000000.json", '{"format": 1, "sta')
     write(place.folder / "tracking" / "train-20200101T000000Z-00000001.json", '{"format": 99}')
-    assert tracking.sync(place.folder, place.store) == tracking.Summary(complete=1, failed=2)
+    write(place.folder / "tracking" / "train-20200101T000000Z-00000002.json", "[]")
+    assert tracking.sync(place.folder, place.store) == tracking.Summary(complete=1, failed=3)
+    assert "not a record. Delete it" in caplog.text
     assert "not a JSON file" in caplog.text and "format 99" in caplog.text
 
 
@@ -428,6 +437,15 @@ def test_sync_says_what_it_needs(tmp_path, monkeypatch):
         tracking.sync(tmp_path / "result")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
         tracking.sync(tmp_path)
+
+
+def test_the_command_that_syncs_names_the_store_and_no_password(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    told = sync_command("results/a b", "http://tracker:5000")
+    assert told == "MLFLOW_TRACKING_URI=http://tracker:5000 molvae track sync 'results/a b'"
+    assert "secret" not in sync_command("r", "postgresql://me:secret@host/db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert sync_command("r", "http://tracker:5000") == "molvae track sync r"
 
 
 def test_the_command_for_the_browser_holds_no_password():
