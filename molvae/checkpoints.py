@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molvae.card import CARD, FORMAT_VERSION, WEIGHTS, read_card
@@ -126,7 +126,8 @@ def save_state(path: Path, state: State, fingerprint: str) -> None:
     """Write a checkpoint, whole or not at all."""
     metadata = {"fingerprint": fingerprint, "progress": json.dumps(state.progress)}
     with replacing(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}, temporary, metadata)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}
+        temporary.write_bytes(save(tensors, metadata))  # bytes: of a full disk `save_file` makes an error of its own
 
 
 def load_state(path: Path, fingerprint: str) -> State:

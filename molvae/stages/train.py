@@ -31,7 +31,7 @@ from molvae.pretrained import folder_of
 from molvae.priors import Vamp
 from molvae.properties import PropertyHead
 from molvae.tokenstore import read_properties, read_tokens, read_variants
-from molvae.training import Run, evaluate, is_collapsed
+from molvae.training import Run, State, evaluate, is_collapsed
 from molvae.vae import VAE, extended, untrained
 from molvae.vocabulary import Vocabulary
 
@@ -120,10 +120,22 @@ def train(
                 f"{checkpoints} must be a folder that all processes see."
             )
         with _stop_requested() as stop, _memory_explained():
+
+            def interrupted() -> bool:
+                return bool(stop) or time.monotonic() > ends
+
+            def saved(state: State) -> None:
+                try:
+                    save_state(checkpoint, state, identity)
+                except OSError as err:
+                    if interrupted():
+                        raise
+                    log.warning("%s cannot be written (%s); training goes on without it", checkpoint, err)
+
             stopped = run.fit(
-                save=(lambda state: save_state(checkpoint, state, identity)) if first else lambda state: None,
+                save=saved if first else lambda state: None,
                 on_epoch=on_epoch if first else lambda row: None,
-                interrupted=lambda: bool(stop) or time.monotonic() > ends,
+                interrupted=interrupted,
             )
 
         history, progress = run.progress.history, run.progress

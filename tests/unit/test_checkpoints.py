@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -235,6 +238,22 @@ def test_a_checkpoint_comes_back_to_the_last_bit(tmp_path):
     assert found.progress == STATE.progress
     assert found.tensors.keys() == STATE.tensors.keys()
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in STATE.tensors.items())
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_an_error_of_the_system(tmp_path):
+    program = """if True:
+        import resource, sys, torch
+        from pathlib import Path
+        from molvae.checkpoints import save_state
+        from molvae.training import State
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            save_state(Path(sys.argv[1]), State({}, {"a": torch.zeros(1000)}), "x")
+        except OSError as err:
+            print(err.errno, sorted(Path(sys.argv[1]).parent.iterdir()))
+    """
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "a.safetensors"], capture_output=True, text=True)
+    assert run.stdout == f"{errno.EFBIG} []\n", run.stderr
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

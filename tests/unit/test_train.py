@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -102,6 +103,19 @@ def test_a_signal_stops_a_training_and_the_same_command_ends_in_the_same_bytes(t
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert history(resumed) == history(whole)
     assert not checkpoint.exists()
+
+
+def test_a_disk_that_is_full_costs_the_resume_file_and_not_the_training(train, monkeypatch, caplog):
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    whole = train("whole")
+    monkeypatch.setattr(stage, "save_state", full)
+    folder = train("full")
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert "cannot be written ([Errno 28] No space left" in caplog.text and "training goes on" in caplog.text
+    with pytest.raises(OSError, match="No space left"):  # nothing to go on from is an error
+        train("stopped", on_epoch=lambda row: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def test_sigterm_that_comes_twice_does_not_keep_training_from_saving(train, tmp_path):
