@@ -84,6 +84,7 @@ def featurize(
     from molvae.share import Share
     from molvae.stages import featurize as stage
 
+    _one(inputs, gather)
     if share:
         stage.featurize_block(inputs[0], featurize, out, start=start, share=Share.parse(share), workers=threads)
         return
@@ -91,8 +92,9 @@ def featurize(
     with tracking.stage("featurize", experiment_dir=out.parent, params=params) as run:
         with tempfile.TemporaryDirectory() as folder:
             if not gather:
-                inputs = [Path(folder) / "block.parquet", *inputs]
-                stage.featurize_block(inputs.pop(), featurize, inputs[0], start=start, workers=threads)
+                block = Path(folder) / "block.parquet"
+                stage.featurize_block(inputs[0], featurize, block, start=start, workers=threads)
+                inputs = [block]
             books = stage.featurize(inputs, featurize, out, start=start)
         dataset = books["dataset"]
         run.dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
@@ -217,6 +219,7 @@ def validate(
     from molvae.share import Share
     from molvae.stages import validate as stage
 
+    _one(inputs, gather)
     if share:
         stage.validate_block(inputs[0], out, share=Share.parse(share), workers=threads)
         return
@@ -225,8 +228,9 @@ def validate(
     with tracking.stage("validate", experiment_dir=out.parent, params=validate.model_dump()) as run:
         with tempfile.TemporaryDirectory() as folder:
             if not gather:
-                inputs = [Path(folder) / "block.parquet", *inputs]
-                stage.validate_block(inputs.pop(), inputs[0], workers=threads)
+                block = Path(folder) / "block.parquet"
+                stage.validate_block(inputs[0], block, workers=threads)
+                inputs = [block]
             books = stage.validate(
                 inputs,
                 tokens,
@@ -245,7 +249,7 @@ def validate(
 def reference(
     source: Annotated[str, typer.Argument(help="'moses', or a file with molecules to compare samples with")],
     out: Out,
-    column: Annotated[str, typer.Option(help="with the SMILES; .smi files have none")] = "SMILES",
+    column: Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")] = None,
     downloads: Annotated[
         Path | None, typer.Option(help="folder for the MOSES wheel [default: ~/.cache/molvae/downloads]")
     ] = None,
@@ -303,7 +307,7 @@ def compare(
     from molvae.stages import compare as stage
     from molvae.terminal import print_comparison
 
-    groups = dict(map(stage.parse_group, generators))
+    groups = stage.parse_groups(generators)
     if out is None:
         print_comparison(stage.compare(groups))
         return
@@ -347,6 +351,12 @@ def doctor() -> None:
     from molvae.stages.doctor import doctor
 
     print(doctor())
+
+
+def _one(inputs: list[Path], gather: bool) -> None:
+    """See that blocks only come in numbers."""
+    if len(inputs) > 1 and not gather:
+        raise MolvaeError(f"{len(inputs)} inputs; give one, or --gather with the block files of one data set.")
 
 
 def _close(run: Any, books: dict[str, Any], folder: Path, *files: str) -> None:

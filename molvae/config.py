@@ -234,7 +234,9 @@ class ValidateSettings(Section):
     @property
     def reference_is_split(self) -> bool:
         """Whether the reference is a split of the data; else it is 'moses' or a file."""
-        return self.reference != "moses" and not re.search(r"\.(smi|csv|tsv|parquet)(\.gz)?$", self.reference)
+        return self.reference != "moses" and not re.search(
+            r"\.(smi|csv|tsv|parquet)(\.gz)?$", self.reference, re.IGNORECASE
+        )
 
 
 class TrackingSettings(Section):

@@ -133,11 +133,15 @@ def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 def _kind(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
-    name = path.name.lower().removesuffix(".gz")
-    kind = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-    if kind is None:
+    if (kind := kind_of(path.name)) is None:
         raise DataError(f"{path}: unknown kind of file. molvae reads {', '.join(SUFFIXES)}, text kinds also with .gz.")
     return kind
+
+
+def kind_of(name: str) -> str | None:
+    """Which of SUFFIXES a file's name ends in, .gz aside; None: in none."""
+    name = name.lower().removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def _text(path: Path, kind: str, column: str, split_column: str) -> Iterator[Row]:
@@ -202,7 +206,9 @@ def _row(smiles: str, split: str | None = None, problem: str | None = None) -> R
 def _parquet(path: Path, column: str, split_column: str) -> Iterator[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        _, split_at = _positions(path, file.schema_arrow.names, column, split_column)
+        names = file.schema_arrow.names
+        at, split_at = _positions(path, names, column, split_column)
+        column, split_column = names[at], names[split_at]  # with the blanks that they may have at their ends
         columns = [column, split_column] if split_at >= 0 else [column]
         for batch in file.iter_batches(ROW_GROUP, columns=columns):
             splits = batch[split_column].to_pylist() if split_at >= 0 else [None] * len(batch)

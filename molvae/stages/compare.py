@@ -18,11 +18,27 @@ def parse_group(text: str) -> tuple[str, list[Path]]:
     Raises:
         MolvaeError: no path in it.
     """
-    name, _, paths = text.rpartition("=")
+    name, _, paths = ("", "", text) if Path(text).is_file() else text.rpartition("=")
     files = [Path(one) for one in paths.split(",") if one]
     if not files:
         raise MolvaeError(f"{text!r}: write a generator as name=metrics.json, several seeds with commas between them.")
     return name or (files[0].parent.parent.name if files[0].name == "metrics.json" else files[0].stem), files
+
+
+def parse_groups(texts: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each generator by its name.
+
+    Raises:
+        MolvaeError: as `parse_group`; or two generators have one name.
+    """
+    found: dict[str, list[Path]] = {}
+    for text in texts:
+        name, files = parse_group(text)
+        if name in found:
+            both = f"{found[name][0]} and {files[0]}"
+            raise MolvaeError(f"two generators are called {name!r}: {both}. Name one yourself, as NAME={files[0]}.")
+        found[name] = files
+    return found
 
 
 def compare(groups: Mapping[str, Sequence[Path]], out: Path | None = None) -> dict[str, Any]:

@@ -226,7 +226,11 @@ def featurize(
     kept = first_of_each(blocks)
     symbols, splits = _count(blocks, kept)
     if not splits["train"]:
-        raise DataError(f"{out}: no molecule is left to train on. {_why(blocks)} See featurize in the config.")
+        there = ", ".join(f"{name} {count}" for name, count in splits.items()) or "none"
+        raise DataError(
+            f"{out}: no molecule is left to train on. {_why(blocks)} Molecules by split: {there}; those of 'train' and "
+            "those without a split are trained on. See featurize and data.split_column in the config."
+        )
     if not splits["valid"]:
         raise DataError(
             f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."

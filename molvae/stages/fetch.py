@@ -6,6 +6,7 @@ import http.client
 import shutil
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pyarrow
 from molvae.books import close_books
 from molvae.errors import DataError
 from molvae.files import fingerprint, replacing, sha256
-from molvae.tables import ROW_GROUP, EvenWriter, Row, read_rows
+from molvae.tables import ROW_GROUP, SUFFIXES, EvenWriter, Row, kind_of, read_rows
 
 if TYPE_CHECKING:
     from molvae.config import DataSettings
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 MOSES_WHEEL = "molsets==0.3.1"  # byte-identical to the files of the MOSES repository
 MOSES_SHA256 = "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34"
 MOSES_SPLITS = ("train", "test", "test_scaffolds")
+SPLIT_NAMES = {  # as data sets call them, in small letters
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 SCHEMA = pyarrow.schema(
     {"row": pyarrow.int64(), "smiles": pyarrow.string(), "split": pyarrow.string(), "problem": pyarrow.string()}
 )
@@ -50,7 +56,13 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     checksum = sha256(path)
     if settings.sha256 and checksum != settings.sha256:
         raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
-    splits = _write(rows, out)
+    try:
+        splits = _write(rows, out)
+    except DataError as err:
+        if path.parent != downloads:
+            raise
+        path.unlink()  # or it would be taken for the data each time
+        raise DataError(f"{settings.source}: what was downloaded cannot be read, and was deleted: {err}") from err
     count = sum(splits.values())
     return close_books(
         out.with_suffix(".json"), "fetch", rows_in=count, kept=count, rejected={},
@@ -65,8 +77,9 @@ def _write(rows: Iterator[Row], out: Path) -> dict[str, int]:
     group: list[tuple[Any, ...]] = []
     with EvenWriter(out, SCHEMA) as writer:
         for number, row in enumerate(rows, start=1):
-            group.append((number, *row))
-            splits[row.split or ""] = splits.get(row.split or "", 0) + 1
+            split = SPLIT_NAMES.get(row.split.lower(), row.split) if row.split else row.split
+            group.append((number, row.smiles, split, row.problem))
+            splits[split or ""] = splits.get(split or "", 0) + 1
             if len(group) == ROW_GROUP:
                 writer.write(_table(group))
                 group = []
@@ -83,7 +96,13 @@ def _local(source: str, downloads: Path, checksum: str | None) -> Path:
     """The file itself, or the copy of what a URL names."""
     if not source.startswith(("http://", "https://")):
         return Path(source)
-    name = source.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    parts = urllib.parse.unquote(urllib.parse.urlsplit(source).path).strip("/").split("/")
+    name = next((part for part in reversed(parts) if kind_of(part)), None)  # …/molecules.csv/content, too
+    if name is None:
+        raise DataError(
+            f"{source}: no part of this address ends in {', '.join(SUFFIXES)}, with or without .gz. "
+            "Download it by hand and set data.source to the file."
+        )
     path = downloads / f"{fingerprint(source)[:8]}-{name}"  # two addresses may end in the same name
     if not path.exists() or (checksum and sha256(path) != checksum):
         try:

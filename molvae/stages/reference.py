@@ -29,7 +29,7 @@ from molvae.metrics.reference import (
 )
 from molvae.parallel import Workers
 from molvae.stages.fetch import MOSES_SHA256, moses_wheel
-from molvae.tables import read_rows
+from molvae.tables import read_rows, smiles_column
 
 log = logging.getLogger(__name__)
 MOSES = "moses"
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def reference(
-    source: str, out: Path, *, column: str = "SMILES", downloads: Path | None = None, workers: int | Workers = 1
+    source: str, out: Path, *, column: str | None = None, downloads: Path | None = None, workers: int | Workers = 1
 ) -> None:
     """Write the statistics of reference molecules into one file.
 
@@ -62,7 +62,7 @@ def reference(
 
 
 def cached_references(
-    source: str, cache: Path, *, column: str = "SMILES", workers: int | Workers = 1
+    source: str, cache: Path, *, column: str | None = None, workers: int | Workers = 1
 ) -> dict[str, Reference]:
     """The references of a source, from the cache or written into it."""
     path = _place(cache, "reference", source, column)
@@ -72,7 +72,7 @@ def cached_references(
     return read_references(path)
 
 
-def cached_training(source: str, cache: Path, *, column: str = "SMILES", workers: int | Workers = 1) -> Training:
+def cached_training(source: str, cache: Path, *, column: str | None = None, workers: int | Workers = 1) -> Training:
     """The index of the training molecules of a source ("moses" or a file), from the cache or written into it."""
     path = _place(cache, "training", source, column)
     if not path.exists():
@@ -87,7 +87,7 @@ def cached_training(source: str, cache: Path, *, column: str = "SMILES", workers
     return read_training(path)
 
 
-def _place(cache: Path, kind: str, source: str, column: str) -> Path:
+def _place(cache: Path, kind: str, source: str, column: str | None) -> Path:
     """A name that changes with the content of the source, with our code and with RDKit."""
     if source == MOSES:
         checksum = MOSES_SHA256
@@ -100,13 +100,13 @@ def _place(cache: Path, kind: str, source: str, column: str) -> Path:
     return cache / f"{kind}-{Path(source).name.split('.')[0]}-{digest}.safetensors"
 
 
-def _smiles(path: Path, column: str) -> list[str]:
-    """The SMILES of a file, blank rows left out.
+def _smiles(path: Path, column: str | None) -> list[str]:
+    """The SMILES of a file, those of the column that is called so unless one is named; blank rows left out.
 
     Raises:
         DataError: it cannot be read or has fewer than two.
     """
-    found = [row.smiles for row in read_rows(path, column) if row.smiles]
+    found = [row.smiles for row in read_rows(path, smiles_column(path, column)) if row.smiles]
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} molecules are no set to compare with. Give two or more.")
     return found

@@ -93,6 +93,8 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
             ["featurize", "x.parquet", "--out", "t", "--stereo", "drop"],
             "featurize.stereo: Input should be 'keep' or 'strip'",
         ),
+        (["featurize", "a.parquet", "b.parquet", "--out", "t"], "2 inputs; give one, or --gather with the block files"),
+        (["validate", "a.parquet", "b.parquet", "--out", "v", "--share", "1-of-2"], "2 inputs; give one, or --gather"),
         (["train", "nowhere", "--out", "m"], "nowhere/books.json: no such file. Run the stage that writes it first."),
         (["train", "nowhere", "--out", "m", "--prior", "half"], "model.prior: Input should be 'normal', 'mixture'"),
         (["prior", "nowhere", "--tokens", "t"], "nowhere/model.json: no such file. A model folder holds"),

@@ -11,7 +11,7 @@ from molvae.errors import DataError, MolvaeError
 from molvae.metrics.comparison import compare as differences
 from molvae.report.comparison import render
 from molvae.report.summary import latent_rows
-from molvae.stages.compare import compare, headline, parse_group
+from molvae.stages.compare import compare, headline, parse_group, parse_groups
 
 
 def run(**figures):
@@ -169,6 +169,16 @@ def test_a_generator_is_named_by_its_experiment_or_by_hand():
     assert name == "seeds" and [str(file) for file in files] == ["a.json", "b.json"]
     with pytest.raises(MolvaeError, match="write a generator as name=metrics.json"):
         parse_group("a=")
+
+
+def test_two_generators_of_one_name_are_refused_and_a_file_is_no_name(tmp_path, monkeypatch):
+    with pytest.raises(MolvaeError, match=r"two generators are called 'b': p1/b/validation/metrics\.json and p2/b/"):
+        parse_groups(["a.json", "p1/b/validation/metrics.json", "p2/b/validation/metrics.json"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "lr=0.1" / "metrics.json").write_text("{}")
+    assert [str(file) for file in parse_group("lr=0.1/metrics.json")[1]] == ["lr=0.1/metrics.json"]
+    assert list(parse_groups(["a.json", "b=x.json"])) == ["a", "b"]
 
 
 def test_one_generator_and_a_file_without_figures_are_refused(tmp_path):

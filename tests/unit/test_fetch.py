@@ -138,6 +138,36 @@ def test_a_download_that_breaks_off_is_an_error_and_not_kept(tmp_path, server):
     assert not list(tmp_path.glob("downloads/*"))
 
 
+def test_a_download_that_is_no_table_is_not_kept_and_its_address_named(tmp_path, server):
+    page = server.folder / "raw.csv"
+    page.write_text("<html>Please log in</html>")
+    source = f"{server.url}/raw.csv"
+    with pytest.raises(DataError, match=rf"{source}: what was downloaded cannot be read, and was deleted: .*html"):
+        fetch(DataSettings(source=source), tmp_path / "set.parquet")
+    page.write_text("SMILES\nCCO\n")
+    fetch(DataSettings(source=source), tmp_path / "set.parquet")
+    assert rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
+
+
+def test_the_kind_of_a_download_stands_anywhere_in_its_address(tmp_path, server):
+    (server.folder / "a" / "raw.smi").mkdir()
+    (server.folder / "a" / "raw.smi" / "content").write_text("CCO\n")
+    fetch(DataSettings(source=f"{server.url}/a/raw.smi/content"), tmp_path / "set.parquet")
+    assert rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
+    with pytest.raises(DataError, match=r"no part of this address ends in \.smi, \.csv.*Download it by hand"):
+        fetch(DataSettings(source=f"{server.url}/a/raw"), tmp_path / "set.parquet")
+
+
+def test_the_usual_names_of_splits_are_ours(tmp_path):
+    names = ["Train", "training", "val", "VALIDATION", "Dev", "testing", "TEST", "test_scaffolds", ""]
+    (tmp_path / "raw.csv").write_text("\n".join(["SMILES,SPLIT", *(f"C,{name}" for name in names)]) + "\n")
+    books = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
+    assert rows(tmp_path / "set.parquet")["split"] == [
+        *["train"] * 2, *["valid"] * 3, *["test"] * 2, "test_scaffolds", "",
+    ]  # fmt: skip
+    assert books["splits"] == {"train": 2, "valid": 3, "test": 2, "test_scaffolds": 1}
+
+
 def test_an_address_that_answers_nothing_is_an_error_with_what_to_do(tmp_path, server):
     for source in (f"{server.url}/nowhere.csv", "http://127.0.0.1:9/raw.csv", "http://127.0.0.1:9/a b.csv"):
         with pytest.raises(DataError, match="cannot be downloaded .*Download it by hand and set data.source"):

@@ -245,6 +245,18 @@ def test_the_index_of_a_file_is_computed_once(tmp_path, source, training, monkey
         stage.cached_training(str(source), tmp_path / "other cache")
 
 
+def test_the_column_of_a_file_is_the_one_that_is_called_so(tmp_path, smiles):
+    for name in ("SMILES", "smiles", "structure"):
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"id,{name}", *(f"{k},{s}" for k, s in enumerate(smiles))]))
+    for name in ("SMILES", "smiles"):
+        stage.reference(str(tmp_path / f"{name}.csv"), tmp_path / f"{name}.safetensors")
+    one, other = (read_references(tmp_path / f"{name}.safetensors")["Test"] for name in ("SMILES", "smiles"))
+    assert_same(one.chemnet, other.chemnet)
+    with pytest.raises(DataError, match=r"which column holds the SMILES\? Name one of id, structure with --column"):
+        stage.reference(str(tmp_path / "structure.csv"), tmp_path / "x.safetensors")
+    stage.reference(str(tmp_path / "structure.csv"), tmp_path / "x.safetensors", column="structure")
+
+
 def test_the_statistics_of_a_file_are_computed_once(tmp_path, source, reference, monkeypatch):
     first = stage.cached_references(str(source), tmp_path / "cache")
     assert list(first) == ["Test"] and first["Test"].about == f"molecules.smi, {reference.n} molecules"

@@ -93,6 +93,11 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest_that_is(tmp_path, 
         rows(write(tmp_path / "a.csv", "id,smiles,set\n1,C,b\n"), column, split_column)
 
 
+def test_a_parquet_column_may_have_spaces_around_its_name(tmp_path):
+    pd.DataFrame({" SMILES ": ["CCO"], "SPLIT ": ["train"]}).to_parquet(tmp_path / "a.parquet")
+    assert list(read_rows(tmp_path / "a.parquet", "SMILES")) == [Row("CCO", "train")]
+
+
 def test_a_parquet_column_that_is_not_there_is_named_too(tmp_path):
     pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no column 'SMILES'"):
