@@ -59,7 +59,7 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     try:
         splits = _write(rows, out)
     except DataError as err:
-        if path.parent != downloads:
+        if path.parent != downloads or settings.sha256 or settings.source == "moses":  # it is what was asked for
             raise
         path.unlink()  # or it would be taken for the data each time
         raise DataError(f"{settings.source}: what was downloaded cannot be read, and was deleted: {err}") from err

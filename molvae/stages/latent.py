@@ -102,11 +102,11 @@ def _splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
     split = next((name for name in columns_of(file) if name in ("split", SPLIT)), SPLIT)
     found: dict[str | None, list[_Molecule]] = defaultdict(list)
     for number, row in enumerate(read_rows(file, smiles_column(file), split), 1):
-        found[row.split].append(_Molecule(number, None if row.problem else row.smiles))
+        found[row.split or None].append(_Molecule(number, None if row.problem else row.smiles))
     if set(found) == {None}:
         return found[None], []
     if not (held_out := found["test"] or found["valid"]):
-        there = ", ".join(sorted(str(name) for name, rows in found.items() if rows))
+        there = ", ".join(sorted(name for name, rows in found.items() if name and rows))
         raise DataError(f"{file}: column {split!r} holds {there}, and none of it is 'test' or 'valid'.")
     return held_out, found["train"]
 

@@ -6,6 +6,7 @@ import functools
 import gzip
 import http.server
 import json
+import shutil
 import threading
 
 import pyarrow.parquet
@@ -144,6 +145,10 @@ def test_a_download_that_is_no_table_is_not_kept_and_its_address_named(tmp_path,
     source = f"{server.url}/raw.csv"
     with pytest.raises(DataError, match=rf"{source}: what was downloaded cannot be read, and was deleted: .*html"):
         fetch(DataSettings(source=source), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match="no column 'SMILES'"):  # what has the checksum that was asked for is kept
+        fetch(DataSettings(source=source, sha256=sha256(page)), tmp_path / "set.parquet")
+    assert len(list(tmp_path.glob("downloads/*"))) == 1
+    shutil.rmtree(tmp_path / "downloads")
     page.write_text("SMILES\nCCO\n")
     fetch(DataSettings(source=source), tmp_path / "set.parquet")
     assert rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]

@@ -150,8 +150,9 @@ if workflow.remote_exec:
 
 # `molvae` is the one beside the Python that runs Snakemake, whether or not its environment is activated; in a conda
 # environment that Snakemake made for the job it is the one in there. It runs the package beside the Snakefile, whose
-# digest the params hold, not a copy that was installed before the checkout changed. A scheduler sends SIGTERM to all processes of a job:
-# only `molvae`, which has a handler, may heed it; were shell and `tee` to end, it could not finish saving.
+# digest the params hold, not a copy that was installed before the checkout changed. A scheduler sends SIGTERM to all
+# processes of a job: only `molvae`, which has a handler, may heed it; were shell and `tee` to end, it could not finish
+# saving.
 shell.prefix(
     'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
