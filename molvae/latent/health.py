@@ -38,7 +38,9 @@ NEIGHBORS = 10
 WAYS, STEPS = 50, 8  # between random pairs of molecules, and points of each, both ends included
 TOKENS, FINGERPRINTS = "principal_components_of_tokens", "principal_components_of_fingerprints"  # what stands beside
 RECONSTRUCTS, REACHES = 0.5, 0.5  # shares that the verdict asks for
+DIFFERENT = 10  # molecules, below which there is no verdict: of two copies of one no model could tell anything
 VERDICTS = {
+    "unknown": f"fewer than {DIFFERENT} different molecules say nothing of a latent space",
     "collapsed": "the latent points tell less than one bit about a molecule: encoding and search mean nothing",
     "weak": "the latent points say something of a molecule, and not which it is: fewer than half come back",
     "holes": "molecules come back, but most of what lies where the prior has its points is no molecule: do not sample",
@@ -99,7 +101,8 @@ class Space:
 def health(space: Space) -> dict[str, Any]:
     """All figures of a latent space, and a verdict: one of VERDICTS."""
     found = {
-        "n": len(space.molecules), "use": use(space), "aggregate_posterior": aggregate(space),
+        "n": len(space.molecules), "different": space.rows["canonical"].nunique(),
+        "use": use(space), "aggregate_posterior": aggregate(space),
         "linear": space.linear and {
             "dimensions": space.linear.components.n_components_, "explained_variance": space.linear.explained,
         },
@@ -112,6 +115,8 @@ def health(space: Space) -> dict[str, Any]:
 
 def judge(found: dict[str, Any]) -> str:
     """The verdict on the figures of `health`. What the model was meant to be does not count, only what it does."""
+    if found["different"] < DIFFERENT:
+        return "unknown"
     if found["use"]["mutual_information_nats"] < monitor.COLLAPSED_NATS:
         return "collapsed"
     if found["reconstruction"]["same_molecule"] < RECONSTRUCTS:

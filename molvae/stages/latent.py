@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from molvae.dataset import TokenSet
 
 log = logging.getLogger(__name__)
-LEAST = 10  # different molecules
 
 
 def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *, threads: int = 1) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
             writes it, the rows of `test`, or of `valid` where there is none, and those of `train` for a linear space
             to compare with.
     Raises:
-        DataError: the model can read fewer than LEAST different ones of them; or none was held out.
+        DataError: the model can read fewer than two of them; or none was held out.
     """
     torch.set_num_threads(threads)
     with Workers(threads) as workers:
@@ -50,11 +49,8 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
         places = _some(len(held_out), max(settings.n, settings.maps), settings.seed, "latent")
         read, tokens = _tokens(loaded, [held_out[place] for place in places])
         some = tokens.select(np.flatnonzero(read < settings.n))
-        if (different := len({tuple(some[row]) for row in range(len(some))})) < LEAST:
-            raise DataError(
-                f"{molecules}: {different} different molecules that the model can read; {LEAST} at least are needed to "
-                "say anything of its latent space."
-            )
+        if len(some) < 2:
+            raise DataError(f"{molecules}: {len(some)} molecules that the model can read; 2 at least are needed.")
         learned = _some(len(training), TRAINING, settings.seed, "linear")
         linear = _tokens(loaded, [training[place] for place in learned])[1]
         log.info("looking at the latent space with %d molecules", len(some))

@@ -52,9 +52,9 @@ def test_a_row_that_is_no_molecule_is_nan_and_named_in_a_warning(model, caplog):
         mu, logvar = model.encode(["CCO", "nonsense", "", "[Xe]"])
     assert np.isnan(mu).all(1).tolist() == np.isnan(logvar).all(1).tolist() == [False, True, True, True]
     first, second, third = (record.getMessage() for record in caplog.records)
-    assert "row 1, 'nonsense': not_smiles" in first
-    assert "row 2, '': empty" in second
-    assert "row 3, '[Xe]': unknown_symbol: the model does not know [Xe]" in third
+    assert "row 2, 'nonsense': not_smiles" in first
+    assert "row 3, '': empty" in second
+    assert "row 4, '[Xe]': unknown_symbol: the model does not know [Xe]" in third
 
 
 def test_nothing_to_encode_or_decode_gives_nothing(model):
