@@ -28,9 +28,13 @@ PRIOR_WEIGHTS, PRIOR_CARD = "prior.safetensors", "prior.json"
 def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str, Any]) -> None:
     """Write a model folder: weights, and a card with everything else that is needed to use them.
 
+    A prior that was fitted to other weights goes.
+
     Args:
         card: must hold `settings` with a `model` block; more (versions, lineage, training, metrics) is kept as it is.
     """
+    for name in (PRIOR_CARD, PRIOR_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
     _write_tensors(folder / WEIGHTS, model)
     properties = {"properties": list(model.head.names)} if model.head is not None else {}
     content = {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **properties, **card}

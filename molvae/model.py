@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,10 +81,16 @@ class Model:
             wanted: values, in their own units, of properties that the model was trained to tell, by name: the prior
                 under the condition that its head says them (`molvae.conditioning`). `rounds` lead away from them.
         Raises:
-            MolvaeError: n is under 1; or the model does not tell a wanted property, or its prior is no normal one.
+            MolvaeError: a number is out of its range; or the model does not tell a wanted property, or its prior is no
+                normal one.
         """
         if n < 1:
             raise MolvaeError(f"n is {n}; ask for at least one sample.")
+        if not (0 <= temperature < math.inf and max_tokens >= 1 and attempts >= 1 and rounds >= 0 and threads >= 1):
+            raise MolvaeError(
+                f"temperature is {temperature}, max_tokens {max_tokens}, attempts {attempts}, rounds {rounds}, threads "
+                f"{threads}; temperature and rounds are at least 0, the others 1."
+            )
         strings = sample_prior(
             self.network, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
             accept=stable(self.vocabulary) if attempts > 1 else None, attempts=attempts, rounds=rounds,

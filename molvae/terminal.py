@@ -57,9 +57,14 @@ def print_frame(frame: pd.DataFrame) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, as wide as it is where the output is no terminal: a pipe cuts nothing off."""
-    console = Console()
-    (console if console.is_terminal else Console(width=250)).print(table)
+    """Print a table as wide as it is: neither a pipe nor a narrow window cuts a figure off.
+
+    Its texts are no markup, in which the [nH] of a SMILES would be a style.
+    """
+    console = Console(markup=False, highlight=False)
+    wide = Console(width=1000, markup=False)
+    console.width = max(console.width, wide.measure(table).maximum)
+    console.print(table)
 
 
 def shown(value: float | None) -> str:

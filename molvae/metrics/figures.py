@@ -49,6 +49,8 @@ KINDS = {
     "FCD_novel": Kind("lower", "the same of those that are no training molecule: without what memory earns",
                       "molvae", fcd.IMPLEMENTATION, 1000),
     "SNN": Kind("higher", "mean Tanimoto similarity to the nearest molecule of the reference", least=100),
+    "SNN/Train": Kind("none", "mean Tanimoto similarity to the nearest training molecule; above that of held-out "
+                      "molecules: learned by heart", "molvae", least=100),
     "Frag": Kind("higher", "cosine similarity of the counts of BRICS fragments", least=100),
     "Scaf": Kind("higher", "cosine similarity of the counts of Murcko scaffolds with two rings or more; rises with n",
                  least=1000),
@@ -106,7 +108,7 @@ class Figure(NamedTuple):
     @property
     def kind(self) -> Kind:
         """What is true of all figures of its name."""
-        return KINDS[self.kind_name]
+        return KINDS.get(self.name) or KINDS[self.kind_name]
 
 
 class SampleSet:
@@ -224,8 +226,8 @@ def further_figures(samples: SampleSet, references: Mapping[str, Reference], tra
             Figure(f"FCD_novel/{name}", int(is_novel.sum()), partial(_fcd, samples, one, is_novel), one.about)
             for name, one in references.items()
         ]
-    if len(samples.rows) and samples.rows["kept_token_fraction"].notna().all():
-        kept = samples.rows["kept_token_fraction"].to_numpy(float)
+    kept = samples.rows["kept_token_fraction"].dropna().to_numpy(float)  # of those whose string is known
+    if len(kept):
         found.append(Figure("kept_tokens", len(kept), lambda: of_mean(kept, 0, 1)))
     if samples.stable_share is not None:
         found.append(Figure("stable", len(samples.rows), lambda: Estimate(samples.stable_share)))

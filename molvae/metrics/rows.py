@@ -63,7 +63,17 @@ def prepare() -> None:
 def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
     """The rows of (SMILES, SELFIES string or None) pairs; one that is no molecule has its reason instead."""
     with rdBase.BlockLogs():
-        return [_describe_row(smiles, None if string is None else split(string)) for smiles, string in pairs]
+        return [_describe_row(smiles, _symbols(string)) for smiles, string in pairs]
+
+
+def _symbols(string: str | None) -> list[str] | None:
+    """Of a SELFIES string; none of one that is damaged."""
+    if string is None:
+        return None
+    try:
+        return split(string)
+    except ValueError:
+        return []
 
 
 def _decoded_rows(task: tuple[Sequence[Sequence[str]], Caps, Of]) -> list[dict[str, Any]]:

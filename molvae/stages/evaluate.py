@@ -24,7 +24,7 @@ from molvae.metrics.reference import Training
 from molvae.metrics.rows import describe_all, describe_strings, prepare
 from molvae.parallel import Workers
 from molvae.stages.reference import cache_folder, cached_references, cached_training
-from molvae.tables import columns_of, read_rows, smiles_column
+from molvae.tables import Row, columns_of, read_rows, smiles_column
 from molvae.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def evaluate(
 
     torch.set_num_threads(threads)
     cache = cache or cache_folder()
-    smiles, strings = _read(file, column)
+    samples_read, strings = _read(file, column)
+    smiles = ["" if row.problem else row.smiles for row in samples_read]
     with Workers(threads) as workers:
         workers.start(prepare)
         references = cached_references(reference, cache, workers=workers)
@@ -70,9 +71,12 @@ def evaluate(
         training = None if train == "none" else cached_training(train, cache, workers=workers)
         log.info("%s: looking at %d samples", file, len(smiles))
         rows = describe_all(smiles, strings, workers=workers)
+        for number, row in enumerate(samples_read):
+            if row.problem:
+                rows.loc[number, "reason"] = row.problem
         samples = SampleSet(rows, workers=workers, device=device)
         if ledger:
-            _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=smiles), ledger)
+            _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=[row.smiles for row in samples_read]), ledger)
         beside = _baselines(training, len(rows), seed, workers, device) if training and with_baselines else ()
         found = evaluation(samples, references, training, beside, seed=seed)
     reasons = Counter(rows.loc[~rows["is_valid"].astype(bool), "reason"])
@@ -89,10 +93,12 @@ def evaluate(
     }  # fmt: skip
 
 
-def _read(file: Path, column: str | None) -> tuple[list[str], list[str] | None]:
-    """The SMILES of all rows, and the SELFIES strings where the file has them."""
-    smiles = [row.smiles for row in read_rows(file, smiles_column(file, column))]
-    return smiles, [row.smiles for row in read_rows(file, "selfies")] if "selfies" in columns_of(file) else None
+def _read(file: Path, column: str | None) -> tuple[list[Row], list[str | None] | None]:
+    """All rows, and the SELFIES strings where the file has them; None where a row has none."""
+    rows = list(read_rows(file, smiles_column(file, column)))
+    if "selfies" not in columns_of(file):
+        return rows, None
+    return rows, [row.smiles or None for row in read_rows(file, "selfies")]
 
 
 def random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Caps]:

@@ -16,12 +16,13 @@ from torch import Tensor
 from molvae.card import WEIGHTS
 from molvae.checkpoints import load_trained, save_prior
 from molvae.encoding import posterior_draws, some_posteriors
-from molvae.errors import ConfigError
-from molvae.files import sha256
+from molvae.errors import ConfigError, ModelFileError
+from molvae.files import read_json, sha256
 from molvae.lineage import versions
 from molvae.priors import fit, make_prior
 from molvae.seeds import derive
 from molvae.tokenstore import read_tokens
+from molvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from molvae.config import PriorSettings
@@ -38,15 +39,19 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         (`before_nats`) and under the fitted one (`after_nats`); mean and variance of the draws.
     Raises:
         ConfigError: a kind of prior that the model's posteriors do not allow.
+        ModelFileError: the tokens are of another vocabulary than the model's.
     """
     torch.set_num_threads(threads)
-    network, _, _ = load_trained(model)
+    network, vocabulary, _ = load_trained(model)
     if settings.kind == "vamp" and not network.variational:
         raise ConfigError(
             "prior.kind: a vamp prior is a mixture of posteriors, and those of a plain autoencoder are points without "
             "a density. Take mixture or flow."
         )
     splits = read_tokens(tokens / "tokens.safetensors")
+    own = tokens / "vocabulary.json"
+    if Vocabulary.from_json(read_json(own), str(own)) != vocabulary:
+        raise ModelFileError(f"{own}: not the vocabulary of {model}. Give the tokens that it was trained on.")
     train, held_out = splits["train"], splits["valid"]
     drawn = posterior_draws(network, train, min(settings.draws, 10_000), settings.seed)
     unseen = posterior_draws(network, held_out, min(settings.draws, 10_000), settings.seed)
@@ -74,6 +79,12 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         figures["before_nats"],
         figures["after_nats"],
     )
+    if figures["after_nats"] > figures["before_nats"]:
+        log.warning(
+            "the fitted prior is WORSE for held-out molecules than that of training, and samples come from it. Fit "
+            "another kind, or as_trained, which keeps that of training. Few molecules, or a plain autoencoder, whose "
+            "latent points have no width, are soon learned by heart."
+        )
     card = {
         "settings": settings.model_dump(), "weights_sha256": sha256(model / WEIGHTS), "metrics": figures,
         "versions": versions(),

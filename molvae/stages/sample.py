@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from molvae.books import close_books
 from molvae.chemistry.symbols import decode
-from molvae.errors import MolvaeError
+from molvae.errors import DataError, MolvaeError
 from molvae.files import replacing
 from molvae.opening import opened, stable, symbols_of
 from molvae.parallel import Workers
@@ -48,11 +48,12 @@ def sample_file(folder: Path, settings: SampleSettings, out: str, *, device: str
     suffix = Path(out).suffix
     if out != "-" and suffix not in {".csv", ".parquet", ".smi"}:
         raise MolvaeError(f"--out {out}: give a name that ends in .csv, .parquet or .smi, or - for stdout.")
-    table = _draw(folder, settings, Share(), device, threads)
     if out == "-":
-        print("\n".join(table.column("smiles").to_pylist()))
+        print("\n".join(_draw(folder, settings, Share(), device, threads).column("smiles").to_pylist()))
         return
     with replacing(Path(out)) as temporary:
+        temporary.touch()  # what cannot be written is said before anything is drawn
+        table = _draw(folder, settings, Share(), device, threads)
         if suffix == ".parquet":
             pyarrow.parquet.write_table(table, temporary)
         elif suffix == ".csv":
@@ -95,15 +96,27 @@ def _draw(folder: Path, settings: SampleSettings, share: Share, device: str, thr
 
 
 def sample(blocks: Sequence[Path], settings: SampleSettings, out: Path) -> dict[str, Any]:
-    """Put all shares, given in order, into `out`/samples.parquet and close the books."""
+    """Put all shares, given in order, into `out`/samples.parquet and close the books.
+
+    Raises:
+        DataError: they are not all samples of these settings, each once and in order.
+    """
     cut = count = stable = written = 0
     with EvenWriter(out / "samples.parquet", SAMPLES) as writer:
         for block in blocks:
             table = pyarrow.parquet.read_table(block)
+            expected = {"index": list(range(count, count + len(table))), "seed": [settings.seed] * len(table)}
+            if table.select(["index", "seed"]).to_pydict() != expected:
+                raise DataError(
+                    f"{block}: not the samples from number {count} on of seed {settings.seed}. "
+                    "Give all blocks in order, with the seed that they were drawn with."
+                )
             writer.write(table)
             count += len(table)
             cut += len(table) - _sum(table, "finished")
             stable, written = stable + _sum(table, "stable"), written + _sum(table, "attempts")
+        if count != settings.n:
+            raise DataError(f"{out}: the blocks hold {count} samples, and {settings.n} are asked for (sample.n, -n).")
     return close_books(
         out / "books.json", "sample", rows_in=settings.n, kept=count, rejected={}, seed=settings.seed,
         temperature=settings.temperature, rounds=settings.rounds, cut_at_max_tokens=cut, strings_written=written,

@@ -97,6 +97,8 @@ def train(
         variants = _variants(store, settings)
         run = Run(model, splits["train"], splits["valid"], settings, device, variants=variants, group=group)
         parameters = sum(tensor.numel() for tensor in run.model.parameters())
+        if settings.precision == "bfloat16" and device.type == "cpu":
+            log.warning("train.precision: bfloat16 is for GPUs; the CPU computes in float32")
         log.info(
             "training on %s (process %d of %d, %d threads): %d molecules, %d parameters",
             device, group.rank + 1, group.size, threads, len(run.train), parameters,
@@ -248,6 +250,11 @@ def _check_ids(splits: dict[str, Any], vocabulary: Vocabulary, store: Path) -> N
 
 def _resume(run: Run, checkpoint: Path, identity: str) -> None:
     if not checkpoint.exists():
+        if others := [path for path in checkpoint.parent.glob("*.safetensors") if path != checkpoint]:
+            log.info(
+                "%s holds %d resume files of other settings, data or code, which are of no use to this training",
+                checkpoint.parent, len(others),
+            )  # fmt: skip
         return
     try:
         run.restore(load_state(checkpoint, identity))

@@ -108,7 +108,7 @@ def validate(
     molecules["is_novel"] = molecules["is_valid"] & ~known(molecules["canonical"].tolist(), training.canonical)
     content = {
         **found, "n_samples": len(molecules), "seed": drawn.seed, "temperature": drawn.temperature,
-        "attempts": drawn.attempts, "rounds": drawn.rounds, "versions": versions(),
+        "attempts": drawn.attempts, "rounds": drawn.rounds, "max_tokens": drawn.max_tokens, "versions": versions(),
         **({"wanted": drawn.wanted} if drawn.wanted else {}),
     }  # fmt: skip
     write_json(out / "metrics.json", content)

@@ -115,6 +115,17 @@ def test_a_table_is_read_by_the_column_of_its_name_and_tokens_count_where_there_
         score("n,structure\n0,CCO\n", "third.csv")
 
 
+def test_a_damaged_or_missing_selfies_string_says_nothing_of_the_others(score):
+    rows = ["smiles,selfies", "CCO,[C][C][O]", "CC,[C][C", "CCC,", "CO,[C][O]"]
+    kept = score("\n".join(rows) + "\n", "samples.csv")[1]["kept_tokens"]
+    assert (kept["value"], kept["n"]) == (pytest.approx(2 / 3), 3)
+
+
+def test_a_row_with_too_few_columns_is_no_molecule_of_another_column(score):
+    found, _ = score("id,smiles\nC1,CCO\nN\nO\n3,CCN\n", "samples.csv")
+    assert found["books"]["rejected"] == {"too_few_columns": 2} and found["books"]["kept"] == 2
+
+
 def test_parquet_is_read_too(tmp_path, others, cache):
     pd.DataFrame({"SMILES": ["CCO", None]}).to_parquet(tmp_path / "samples.parquet")
     found = evaluate(tmp_path / "samples.parquet", others, train="none", cache=cache)

@@ -249,9 +249,10 @@ def test_no_samples_at_all_have_no_figure(references, training):
 def test_every_figure_has_a_kind_and_every_kind_a_figure(samples, references, training):
     listed = figures_of(samples, references, training)
     used = {figure.name.removeprefix("GuacaMol/").split("/")[0] for figure in listed}
-    assert used == set(KINDS)
+    assert used | {"SNN/Train"} == set(KINDS)
     for figure in listed:
-        assert figure.kind is KINDS[figure.name.removeprefix("GuacaMol/").split("/")[0]]
+        own = figure.name.removeprefix("GuacaMol/").split("/")[0]
+        assert figure.kind is KINDS["SNN/Train" if figure.name == "SNN/Train" else own]
         assert figure.name.startswith("GuacaMol/") == (figure.kind.source == figures.GUACAMOL)
     assert len({kind.description for kind in KINDS.values()}) == len(KINDS)
 
@@ -278,8 +279,9 @@ def test_what_is_no_number_stands_as_none_in_an_entry():
 
 
 def test_an_evaluation_puts_the_baselines_beside_the_figures(
-    samples, nothing, references, training, however_few, smiles
+    samples, nothing, references, training, however_few, smiles, monkeypatch
 ):
+    monkeypatch.setattr("molvae.metrics.evaluation.LEAST_SHARE", 0.5)
     good = SampleSet(describe_all(TRAINING))
     few = [Baseline("null", nothing), Baseline("near", good, ("FCD", "stable")), Baseline("training_molecules", good)]
     found = evaluate(samples, references, training, few, seed=3)
@@ -296,6 +298,18 @@ def test_an_evaluation_puts_the_baselines_beside_the_figures(
     assert entries["SNN/Train"]["value"] == nearest
     assert entries["SNN/Train"]["baselines"].keys() == {"training_molecules", "held_out"}
     assert entries["SNN/Train"]["baselines"]["training_molecules"] == 1
+
+
+def test_a_ceiling_of_fewer_molecules_has_no_figure_that_moves_with_their_number(
+    samples, references, training, however_few
+):
+    few = SampleSet(describe_all(["CCO", "CCN", "c1ccccc1O", "CCC", "CCCl"]))  # for 8 samples
+    found = evaluate(samples, references, training, [Baseline("training_molecules", few)])
+    beside = {metric["name"]: "training_molecules" in metric["baselines"] for metric in found["metrics"]}
+    assert beside["SNN/Test"] and beside["Filters"] and beside["IntDiv"] and beside["Frag/Test"]
+    assert not any(beside[name] for name in ("FCD/Test", "Scaf/TestSF", "unique@10000", "GuacaMol/KL_score"))
+    (why,) = found["not_computed"].items()
+    assert why[0].endswith("of training_molecules") and why[1] == "move with n: 5 molecules for 8 samples"
 
 
 def test_held_out_molecules_are_as_many_as_the_samples_and_drawn_by_the_seed(

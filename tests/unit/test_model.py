@@ -57,6 +57,14 @@ def test_a_row_that_is_no_molecule_is_nan_and_named_in_a_warning(model, caplog):
     assert "row 4, '[Xe]': unknown_symbol: the model does not know [Xe]" in third
 
 
+@pytest.mark.parametrize(
+    "odd", [{"temperature": -1.0}, {"temperature": float("nan")}, {"max_tokens": 0}, {"attempts": 0}, {"rounds": -1}]
+)
+def test_samples_that_cannot_be_drawn_are_refused(model, odd):
+    with pytest.raises(MolvaeError, match="temperature and rounds are at least 0, the others 1"):
+        model.sample(2, **odd)
+
+
 def test_nothing_to_encode_or_decode_gives_nothing(model):
     assert model.encode([])[0].shape == (0, model.latent_dim)
     assert np.isnan(model.encode(["", "x"])[0]).all()

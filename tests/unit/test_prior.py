@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -126,13 +127,17 @@ def test_a_prior_of_other_weights_is_refused_and_can_be_deleted(tokens, model):
     network, vocabulary, card = load_trained(model)
     with torch.no_grad():
         network.decoder.state_to_logits.bias += 1
-    save_model(model, network, vocabulary, card)
+    save_model(model.parent / "other", network, vocabulary, card)
+    shutil.copy(model.parent / "other" / WEIGHTS, model / WEIGHTS)
     with pytest.raises(ModelFileError, match=r"prior\.json: .*other weights.* Run `molvae prior` again, or delete"):
         load_model(model)
     prior(tokens, model, SETTINGS, threads=1)  # which reads the weights without it
     load_model(model)
     (model / PRIOR_CARD).unlink()
     assert type(load_model(model)[0].prior) is StandardNormal
+    prior(tokens, model, SETTINGS, threads=1)
+    save_model(model, network, vocabulary, card)  # as training anew does: the prior goes with the weights
+    assert type(load_model(model)[0].prior) is StandardNormal and not (model / PRIOR_WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("name", [PRIOR_CARD, PRIOR_WEIGHTS])
@@ -170,6 +175,25 @@ def test_a_plain_autoencoder_gets_a_prior_afterwards_but_no_mixture_of_its_point
         assert type(load_model(folder)[0].prior) is KINDS[kind]
     with pytest.raises(ConfigError, match=r"prior\.kind: a vamp prior .* Take mixture or flow"):
         prior(tokens, folder, SETTINGS.model_copy(update={"kind": "vamp"}), threads=1)
+
+
+def test_tokens_of_another_vocabulary_are_refused(tokens, model, featurised, tmp_path):
+    content = read_json(tokens / "vocabulary.json")
+    shutil.copytree(tokens, tmp_path / "other")
+    symbols = content["symbols"]
+    (tmp_path / "other" / "vocabulary.json").write_text(json.dumps({**content, "symbols": [*symbols[1:], symbols[0]]}))
+    with pytest.raises(
+        ModelFileError, match="other/vocabulary.json: not the vocabulary of .*Give the tokens that it was"
+    ):
+        prior(tmp_path / "other", model, SETTINGS, threads=1)
+
+
+def test_a_prior_that_is_worse_than_that_of_training_is_said_aloud(tokens, model, caplog, monkeypatch):
+    prior(tokens, model, SETTINGS, threads=1)
+    assert "WORSE" not in caplog.text
+    monkeypatch.setattr("molvae.stages.prior._cross_entropy", lambda of, _: 9.0 if isinstance(of, Mixture) else 8.0)
+    prior(tokens, model, SETTINGS, threads=1)
+    assert "the fitted prior is WORSE for held-out molecules" in caplog.text
 
 
 def test_a_folder_that_lacks_its_model_or_its_tokens_is_an_error_that_names_the_file(tokens, model, tmp_path):

@@ -385,7 +385,15 @@ def test_the_page_tells_how_to_get_the_same_again(page: str) -> None:
     text = text_of(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text
     command = "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --attempts 1 --rounds 0"
-    assert f"{command} --out samples.csv" in text
+    assert f"{command} --max-tokens 128 --out samples.csv" in text
+
+
+def test_the_page_tells_what_the_samples_were_to_have(folder) -> None:
+    metrics = json.loads((folder.path / "validation/metrics.json").read_text())
+    folder.json("validation/metrics.json", {**metrics, "wanted": {"logp": 3.0}, "max_tokens": 64})
+    text = text_of(folder.page())
+    assert """--max-tokens 64 --wanted '{"logp": 3.0}' --out samples.csv""" in text
+    assert 'max_tokens=64, wanted={"logp": 3.0})' in text
 
 
 # --- molecules

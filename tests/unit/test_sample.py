@@ -13,7 +13,7 @@ from molvae.checkpoints import save_model
 from molvae.chemistry.stable import is_stable
 from molvae.chemistry.symbols import split
 from molvae.config import SampleSettings
-from molvae.errors import ModelFileError, MolvaeError
+from molvae.errors import DataError, ModelFileError, MolvaeError
 from molvae.properties import PropertyHead
 from molvae.sampling import CHUNK
 from molvae.share import Share
@@ -71,10 +71,24 @@ def test_fewer_samples_than_shares_are_still_that_many(folder, tmp_path):
     assert len(pd.read_parquet(tmp_path / "out" / "samples.parquet")) == 2
 
 
-def test_a_share_that_is_missing_does_not_close_the_books(folder, tmp_path):
-    sample_block(folder, SETTINGS, tmp_path / "half.parquet", share=Share(1, 2))
-    with pytest.raises(MolvaeError, match="the books of sample do not close: 572 rows came in, but 286 kept"):
-        sample([tmp_path / "half.parquet"], SETTINGS, tmp_path / "out")
+def test_shares_that_are_missing_out_of_order_or_of_another_seed_are_refused(folder, tmp_path):
+    halves = [tmp_path / f"{number}.parquet" for number in (1, 2)]
+    for number, half in enumerate(halves, 1):
+        sample_block(folder, SETTINGS, half, share=Share(number, 2))
+    with pytest.raises(DataError, match="the blocks hold 286 samples, and 572 are asked for"):
+        sample(halves[:1], SETTINGS, tmp_path / "out")
+    with pytest.raises(DataError, match=r"2\.parquet: not the samples from number 0 on of seed 3"):
+        sample(halves[::-1], SETTINGS, tmp_path / "out")
+    with pytest.raises(DataError, match=r"1\.parquet: not the samples from number 0 on of seed 4"):
+        sample(halves, SETTINGS.model_copy(update={"seed": 4}), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_drawn(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("molvae.stages.sample.sample_prior", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        sample_file(folder, SETTINGS, str(tmp_path / "file" / "x.csv"))
 
 
 @pytest.mark.parametrize("out", ["x.txt", "x", "x.csv.gz", ".csv"])

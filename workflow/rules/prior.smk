@@ -3,6 +3,7 @@ rule prior:
         weights="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
         tokens="results/{experiment}/tokens/tokens.safetensors",
+        vocabulary="results/{experiment}/tokens/vocabulary.json",
     output:
         weights="results/{experiment}/model/prior.safetensors",
         card="results/{experiment}/model/prior.json",
