@@ -111,6 +111,12 @@ class Training:
         return cls(about, len(rest["given"]), draw=draw, **rest)
 
 
+def told(name: str, smiles: Sequence[str]) -> str:
+    """What molecules are, for people and for `compare`: their name and number, and a digest, which no others share."""
+    digest = hashlib.sha256("\n".join(smiles).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name}, {len(smiles)} molecules (SHA-256 {digest})"
+
+
 def reference_of(smiles: Sequence[str], about: str, workers: int | Workers = 1) -> Reference:
     """The statistics of molecules; what is no molecule is left out and counted in `about`.
 

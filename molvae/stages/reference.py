@@ -24,6 +24,7 @@ from molvae.metrics.reference import (
     read_references,
     read_training,
     reference_of,
+    told,
     training_of,
     write,
 )
@@ -58,7 +59,7 @@ def reference(
         write(out, {name: _published(wheel, split) for name, split in MOSES_SETS.items()})
         return
     smiles = _smiles(Path(source), column)
-    write(out, {"Test": reference_of(smiles, f"{Path(source).name}, {len(smiles)} molecules", workers)})
+    write(out, {"Test": reference_of(smiles, told(Path(source).name, smiles), workers)})
 
 
 def cached_references(
@@ -82,7 +83,7 @@ def cached_training(source: str, cache: Path, *, column: str | None = None, work
             about = f"MOSES train, {len(smiles)} molecules"
         else:
             smiles = _smiles(Path(source), column)
-            about = f"{Path(source).name}, {len(smiles)} molecules"
+            about = told(Path(source).name, smiles)
         write(path, {"train": training_of(smiles, about, workers=workers)})
     return read_training(path)
 

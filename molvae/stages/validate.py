@@ -26,7 +26,7 @@ from molvae.lineage import versions
 from molvae.metrics import baselines
 from molvae.metrics.evaluation import Baseline, evaluate
 from molvae.metrics.figures import SampleSet
-from molvae.metrics.reference import Reference, known, read_references, reference_of, training_of
+from molvae.metrics.reference import Reference, known, read_references, reference_of, told, training_of
 from molvae.metrics.rows import PARTS, describe_all, describe_strings, everything, nothing
 from molvae.opening import stable
 from molvae.parallel import Workers
@@ -94,7 +94,7 @@ def validate(
     with Workers(threads) as workers:
         held_against = _references(settings, tokens, references, workers)
         smiles = _molecules_of("train", tokens)
-        training = training_of(smiles, f"{len(smiles)} training molecules", workers=workers)
+        training = training_of(smiles, told("split 'train' of the data", smiles), workers=workers)
 
         log.info("scoring %d samples", len(molecules))
         written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
@@ -184,7 +184,7 @@ def _references(
     if not settings.reference_is_split:
         return cached_references(source, cache_folder(), workers=workers)
     smiles = _molecules_of(source, tokens)
-    return {"Test": reference_of(smiles, f"split {source!r} of the data, {len(smiles)} molecules", workers)}
+    return {"Test": reference_of(smiles, told(f"split {source!r} of the data", smiles), workers)}
 
 
 def _molecules_of(split: str, tokens: Path) -> list[str]:

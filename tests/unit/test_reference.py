@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import fields
 
@@ -237,7 +238,7 @@ def refuse(*_, **__):
 
 def test_the_index_of_a_file_is_computed_once(tmp_path, source, training, monkeypatch):
     first = stage.cached_training(str(source), tmp_path / "cache")
-    assert first.about == f"molecules.smi, {training.n} molecules"
+    assert re.fullmatch(rf"molecules\.smi, {training.n} molecules \(SHA-256 \w{{8}}\)", first.about)
     monkeypatch.setattr(stage, "training_of", refuse)
     assert_same(stage.cached_training(str(source), tmp_path / "cache"), first)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -257,9 +258,18 @@ def test_the_column_of_a_file_is_the_one_that_is_called_so(tmp_path, smiles):
     stage.reference(str(tmp_path / "structure.csv"), tmp_path / "x.safetensors", column="structure")
 
 
+def test_other_molecules_of_the_same_name_and_number_are_told_apart(tmp_path, smiles):
+    abouts = set()
+    for folder, some in (("a", smiles), ("b", smiles[::-1]), ("c", smiles)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.smi").write_text("\n".join(some) + "\n")
+        abouts.add(stage.cached_references(str(tmp_path / folder / "test.smi"), tmp_path / "cache")["Test"].about)
+    assert len(abouts) == 2
+
+
 def test_the_statistics_of_a_file_are_computed_once(tmp_path, source, reference, monkeypatch):
     first = stage.cached_references(str(source), tmp_path / "cache")
-    assert list(first) == ["Test"] and first["Test"].about == f"molecules.smi, {reference.n} molecules"
+    assert list(first) == ["Test"] and first["Test"].about.startswith(f"molecules.smi, {reference.n} molecules (")
     assert_same(first["Test"].chemnet, reference.chemnet)
     monkeypatch.setattr(stage, "reference_of", refuse)
     assert_same(stage.cached_references(str(source), tmp_path / "cache")["Test"], first["Test"])
