@@ -71,6 +71,11 @@ class Row(NamedTuple):
     split: str | None = None
     problem: str | None = None
 
+    @property
+    def readable(self) -> str | None:
+        """Its SMILES; None where the record is damaged, whatever it holds."""
+        return None if self.problem else self.smiles
+
 
 def read_rows(path: Path, column: str, split_column: str = SPLIT) -> Iterator[Row]:
     """The rows of a file.

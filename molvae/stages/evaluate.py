@@ -63,7 +63,7 @@ def evaluate(
     torch.set_num_threads(threads)
     cache = cache or cache_folder()
     samples_read, strings = _read(file, column)
-    smiles = ["" if row.problem else row.smiles for row in samples_read]
+    smiles = [row.readable or "" for row in samples_read]
     with Workers(threads) as workers:
         workers.start(prepare)
         references = cached_references(reference, cache, workers=workers)

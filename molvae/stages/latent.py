@@ -98,7 +98,7 @@ def _splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
     split = next((name for name in columns_of(file) if name in ("split", SPLIT)), SPLIT)
     found: dict[str | None, list[_Molecule]] = defaultdict(list)
     for number, row in enumerate(read_rows(file, smiles_column(file), split), 1):
-        found[row.split or None].append(_Molecule(number, None if row.problem else row.smiles))
+        found[row.split or None].append(_Molecule(number, row.readable))
     if set(found) == {None}:
         return found[None], []
     if not (held_out := found["test"] or found["valid"]):

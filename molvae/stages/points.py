@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".parquet")
 def encode(file: Path, model: Path, column: str | None = None) -> pd.DataFrame:
     """Posterior of each molecule of a file: columns row, smiles, mu_0 …, logvar_0 …; empty where there is none."""
     rows = list(read_rows(file, smiles_column(file, column)))
-    mu, logvar = models.load(model).encode(_readable(rows))
+    mu, logvar = models.load(model).encode([row.readable for row in rows])
     values = {f"{name}_{k}": part[:, k] for name, part in (("mu", mu), ("logvar", logvar)) for k in range(mu.shape[1])}
     return _table(rows, **values)
 
@@ -30,7 +30,8 @@ def encode(file: Path, model: Path, column: str | None = None) -> pd.DataFrame:
 def likelihood(file: Path, model: Path, column: str | None = None, *, draws: int = 16, seed: int = 0) -> pd.DataFrame:
     """A bound of log p(x) of each molecule of a file, nats: columns row, smiles, log_likelihood."""
     rows = list(read_rows(file, smiles_column(file, column)))
-    return _table(rows, log_likelihood=models.load(model).log_likelihood(_readable(rows), draws=draws, seed=seed))
+    found = models.load(model).log_likelihood([row.readable for row in rows], draws=draws, seed=seed)
+    return _table(rows, log_likelihood=found)
 
 
 def decode(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def predict(
         raise DataError(f"{file}: no column {target!r}.{did_you_mean(target, names)}")
     rows = list(read_rows(file, smiles_column(file, column), target))
     values = pd.to_numeric(pd.Series([row.split for row in rows], dtype=object), errors="coerce").to_numpy(float)
-    predictor = models.load(model).predictor(_readable(rows), values, seed=seed)
+    predictor = models.load(model).predictor([row.readable for row in rows], values, seed=seed)
     predicted = predictor.at(predictor.points)
     predicted[predictor.rows] = predictor.out_of_fold
     return _table(rows, value=values, predicted=predicted), predictor.scores
@@ -118,11 +119,6 @@ def write(table: pd.DataFrame, out: str) -> None:
             table.to_parquet(temporary, index=False)
         else:
             table.to_csv(temporary, index=False)
-
-
-def _readable(rows: Sequence[Row]) -> list[str | None]:
-    """Their SMILES; None where a row is damaged, whatever it holds."""
-    return [None if row.problem else row.smiles for row in rows]
 
 
 def _table(rows: Sequence[Row], **columns: np.ndarray) -> pd.DataFrame:

@@ -102,12 +102,12 @@ def _place(cache: Path, kind: str, source: str, column: str | None) -> Path:
 
 
 def _smiles(path: Path, column: str | None) -> list[str]:
-    """The SMILES of a file, those of the column that is called so unless one is named; blank rows left out.
+    """The SMILES of a file, those of the column that is called so unless one is named; blank and damaged rows left out.
 
     Raises:
         DataError: it cannot be read or has fewer than two.
     """
-    found = [row.smiles for row in read_rows(path, smiles_column(path, column)) if row.smiles]
+    found = [row.readable for row in read_rows(path, smiles_column(path, column)) if row.readable]
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} molecules are no set to compare with. Give two or more.")
     return found

@@ -70,8 +70,7 @@ def ui_command(uri: str) -> str:
     uri = resolve_uri(uri)
     if uri.startswith("http"):
         return re.sub(r"//[^/@]*@", "//", uri)
-    secret = "@" in uri and not uri.startswith("sqlite")
-    address = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
+    address = '"$MLFLOW_TRACKING_URI"' if _is_secret(uri) else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {address}"
 
 
@@ -81,8 +80,12 @@ def sync_command(folder: Path, uri: str) -> str:
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return command
     uri = resolve_uri(uri)
-    secret = "@" in uri and not uri.startswith("sqlite")
-    return f"MLFLOW_TRACKING_URI={'…' if secret else shlex.quote(uri)} {command}"
+    return f"MLFLOW_TRACKING_URI={'…' if _is_secret(uri) else shlex.quote(uri)} {command}"
+
+
+def _is_secret(uri: str) -> bool:
+    """Whether an address may hold a password."""
+    return "@" in uri and not uri.startswith("sqlite")
 
 
 def network_of(uri: str) -> str | None:

@@ -258,6 +258,12 @@ def test_the_column_of_a_file_is_the_one_that_is_called_so(tmp_path, smiles):
     stage.reference(str(tmp_path / "structure.csv"), tmp_path / "x.safetensors", column="structure")
 
 
+def test_a_damaged_row_of_a_reference_is_no_molecule_of_another_column(tmp_path):
+    (tmp_path / "a.csv").write_text("id,smiles\n1,CCO\nN\n2,CCC\n")
+    found = stage.cached_references(str(tmp_path / "a.csv"), tmp_path / "cache")["Test"]
+    assert found.n == 2 and found.about.startswith("a.csv, 2 molecules (")
+
+
 def test_other_molecules_of_the_same_name_and_number_are_told_apart(tmp_path, smiles):
     abouts = set()
     for folder, some in (("a", smiles), ("b", smiles[::-1]), ("c", smiles)):
