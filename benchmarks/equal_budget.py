@@ -25,12 +25,12 @@ import torch
 from peer import Peer, moses, wheel
 from record import median, options, write
 
-from molvae.chemistry.describe import canonical
+from molvae.chemistry.descriptors import canonical
 from molvae.chemistry.standardise import Rejected, parse
 from molvae.config import ModelSettings, SampleSettings, TrainSettings
 from molvae.errors import Interrupted
+from molvae.inference.posterior_diagnostics import ACTIVE_VARIANCE
 from molvae.metrics import fcd
-from molvae.monitor import ACTIVE_VARIANCE
 
 MOLECULES = 100_000
 TIMED_STEPS = 30

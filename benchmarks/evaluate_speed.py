@@ -29,14 +29,14 @@ def theirs(file: Path, threads: int) -> dict[str, float]:
 
 def ours(file: Path, threads: int) -> dict[str, float]:
     """The same figures from molvae."""
-    from molvae.metrics.rows import describe_all, prepare
-    from molvae.parallel import Workers
+    from molvae.metrics.molecule_table import describe_all, prepare
+    from molvae.runtime.workers import Workers
 
     with Workers(threads) as workers:
         workers.start(prepare)
         import torch
 
-        from molvae.metrics.figures import SampleSet, compute, moses_figures
+        from molvae.metrics.suite import SampleSet, compute, moses_figures
         from molvae.stages.reference import cache_folder, cached_references, cached_training
 
         torch.set_num_threads(threads)

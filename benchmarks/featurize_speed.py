@@ -15,9 +15,9 @@ from rdkit import Chem
 from record import median, options, run_measured, write
 
 from molvae.config import DataSettings, FeaturizeSettings
+from molvae.data.readers import read_rows
 from molvae.stages.featurize import featurize_block
 from molvae.stages.fetch import fetch
-from molvae.tables import read_rows
 
 EXAMPLE = Path(__file__).parent.parent / "data/moses-small.csv.gz"
 

@@ -18,21 +18,21 @@ import ours
 import torch
 from record import options, write
 
-from molvae.checkpoints import load_trained
+from molvae.api import Model
+from molvae.commands.evaluate import evaluate as score
 from molvae.config import DataSettings, FeaturizeSettings, SampleSettings, StartSettings, TrainSettings
-from molvae.dataset import TokenSet
-from molvae.files import read_json
-from molvae.model import Model
-from molvae.opening import stable
-from molvae.pretrained import folder_of
-from molvae.sampling import sample_prior
-from molvae.stages.evaluate import evaluate as score
+from molvae.data.dataset import TokenSet
+from molvae.data.vocabulary import SPECIAL, Vocabulary
+from molvae.inference.sampling import sample_prior
+from molvae.model_io.folder import load_trained
+from molvae.model_io.loading import stable
+from molvae.model_io.pretrained import folder_of
+from molvae.nn.vae import VAE, extended
+from molvae.runtime.files import read_json
 from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.fetch import fetch
 from molvae.stages.train import networks, train
-from molvae.training import evaluate
-from molvae.vae import VAE, extended
-from molvae.vocabulary import SPECIAL, Vocabulary
+from molvae.training.trainer import evaluate
 
 COMMIT = "beb35cd0b76db5adef6cb1fa55807e4cd309aaed"
 SOURCE = f"https://raw.githubusercontent.com/GLambard/Molecules_Dataset_Collection/{COMMIT}/originals/Lipophilicity.csv"

@@ -24,19 +24,19 @@ import torch
 from record import options, write
 from torch import Tensor
 
-from molvae.chemistry.brackets import selfies_of
-from molvae.chemistry.describe import canonical
+from molvae.chemistry.descriptors import canonical
+from molvae.chemistry.selfies_codec import decode
 from molvae.chemistry.standardise import Rejected, parse
-from molvae.chemistry.symbols import decode
+from molvae.chemistry.tokenization import selfies_of
 from molvae.config import ModelSettings, PriorSettings, TrainSettings
-from molvae.decoding import Strings, decode_points
-from molvae.encoding import posterior, posterior_draws, some_posteriors
+from molvae.data.vocabulary import EOS, Vocabulary
+from molvae.inference.decoding import Strings, decode_points
+from molvae.inference.posterior import posterior, posterior_draws, some_posteriors
+from molvae.inference.sampling import sample_at
 from molvae.metrics import fcd
-from molvae.priors import fit, make_prior
-from molvae.sampling import sample_at
-from molvae.seeds import generator
-from molvae.vae import VAE
-from molvae.vocabulary import EOS, Vocabulary
+from molvae.nn.priors import fit, make_prior
+from molvae.nn.vae import VAE
+from molvae.runtime.seeds import generator
 
 PUBLISHED = {0.70: 0.205, 0.80: 0.344, 0.90: 0.772, 0.95: 1.210}  # exact reconstruction: FCD/Test
 FITTED = ("mixture", "vamp", "flow")

@@ -18,12 +18,12 @@ import pandas as pd
 import torch
 from record import options, write
 
+from molvae.commands.evaluate import random_strings
 from molvae.metrics import fcd
 from molvae.metrics.evaluation import figures_of
-from molvae.metrics.figures import SampleSet, compute
-from molvae.metrics.reference import PROPERTIES, Reference, Training
-from molvae.metrics.rows import describe_all, describe_strings
-from molvae.stages.evaluate import random_strings
+from molvae.metrics.molecule_table import describe_all, describe_strings
+from molvae.metrics.reference_sets import PROPERTIES, Reference, Training
+from molvae.metrics.suite import SampleSet, compute
 from molvae.stages.reference import cache_folder, cached_references, cached_training
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from record import options, write
 
-from molvae.checkpoints import save_prior
 from molvae.config import PriorSettings
-from molvae.files import sha256
+from molvae.model_io.folder import save_prior
+from molvae.runtime.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/workflow"))
 

@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow.parquet as parquet
 import torch
 
+from molvae.api import Model
 from molvae.config import DataSettings, FeaturizeSettings, ModelSettings, TrainSettings
-from molvae.dataset import TokenSet
-from molvae.files import read_json
-from molvae.model import Model
-from molvae.sampling import sample_prior
+from molvae.data.dataset import TokenSet
+from molvae.data.readers import read_rows
+from molvae.data.token_store import read_tokens
+from molvae.data.vocabulary import EOS, PAD, Vocabulary
+from molvae.inference.sampling import sample_prior
+from molvae.nn.vae import untrained
+from molvae.runtime.files import read_json
 from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.fetch import fetch
-from molvae.tables import read_rows
-from molvae.tokenstore import read_tokens
-from molvae.training import Run, evaluate
-from molvae.vae import untrained
-from molvae.vocabulary import EOS, PAD, Vocabulary
+from molvae.training.trainer import Run, evaluate
 
 EXAMPLE = Path(__file__).parent.parent / "data/moses-small.csv.gz"
 MERGES = FeaturizeSettings().merges

@@ -19,20 +19,20 @@ import ours
 import torch
 from record import options, write
 
-from molvae.chemistry.describe import describe
+from molvae.api import Model
+from molvae.chemistry.descriptors import describe
 from molvae.chemistry.standardise import Rejected, parse
 from molvae.config import DataSettings, FeaturizeSettings, ModelSettings, TrainSettings
-from molvae.encoding import posterior
-from molvae.latent.predict import compared
-from molvae.model import Model
-from molvae.opening import stable
-from molvae.properties import PropertyHead
-from molvae.sampling import sample_prior
-from molvae.seeds import generator
+from molvae.inference.posterior import posterior
+from molvae.inference.sampling import sample_prior
+from molvae.latent.property_regression import compared
+from molvae.model_io.loading import stable
+from molvae.nn.property_head import PropertyHead
+from molvae.nn.vae import VAE, untrained
+from molvae.runtime.seeds import generator
 from molvae.stages.featurize import featurize, featurize_block
 from molvae.stages.fetch import fetch
-from molvae.training import Run, evaluate
-from molvae.vae import VAE, untrained
+from molvae.training.trainer import Run, evaluate
 
 PROPERTIES = ["logp", "qed", "tpsa"]
 WANTED = (0.5, 2.0, 3.5)  # logP; the training molecules have 2.6 on average, with a standard deviation of 0.9

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from molvae.lineage import git_commit, versions
+from molvae.runtime.provenance import git_commit, versions
 
 
 def options(about: str) -> argparse.ArgumentParser:

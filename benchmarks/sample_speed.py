@@ -21,8 +21,8 @@ from peer import Peer
 from record import median, options, write
 
 from molvae.config import ModelSettings, SampleSettings, TrainSettings
-from molvae.dataset import TokenSet
-from molvae.training import Run
+from molvae.data.dataset import TokenSet
+from molvae.training.trainer import Run
 
 MAX_TOKENS = SampleSettings().max_tokens
 CLOSE = 0.1  # how far the mean length of samples may be from the data's

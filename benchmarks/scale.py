@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/workflow"))
 from slurm import Cluster, submit
 from workspace import Place, copy_of_checkout
 
-from molvae.files import read_json
+from molvae.runtime.files import read_json
 
 MOST_OVERHEAD = 0.05
 SIZES = (10_000_000, 1_000_000_000)

@@ -23,8 +23,8 @@ from record import options, write
 from scipy.stats import t as student
 
 import molvae
-from molvae.latent.search import FIRST, Ledger, named
-from molvae.model import Model
+from molvae.api import Model
+from molvae.latent.optimization import FIRST, Ledger, named
 
 MODEL, EXAMPLE = "pretrained:moses-latent", Path(__file__).parent.parent / "data/moses-small.csv.gz"
 GENERATION, STALE = 16, 5  # of CMA-ES; its own rule gives 16 points in 64 dimensions

@@ -20,7 +20,7 @@ from record import median, options, write
 from torch import nn
 
 from molvae.config import TrainSettings
-from molvae.dataset import TokenSet
+from molvae.data.dataset import TokenSet
 
 KL_WEIGHT = 0.05  # any: the time does not depend on it
 

@@ -2,7 +2,7 @@
 
     import molvae
     model = molvae.load("results/example/model")
-    model.sample(1000, seed=0)
+    api.sample(1000, seed=0)
 
 Importing the package is fast: torch, rdkit and the rest are imported when a name is first used.
 """
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 from molvae.errors import ConfigError, DataError, ModelFileError, MolvaeError, TrainingError
 
 if TYPE_CHECKING:
-    from molvae.model import Model, load
-    from molvae.stages.evaluate import evaluate
+    from molvae.api import Model, load
+    from molvae.commands.evaluate import evaluate
 
 __all__ = ["ConfigError", "DataError", "Model", "ModelFileError", "MolvaeError", "TrainingError", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in {"load", "Model"}:
-        from molvae import model
+        from molvae import api
 
-        return getattr(model, name)
+        return getattr(api, name)
     if name == "evaluate":
-        from molvae.stages.evaluate import evaluate
+        from molvae.commands.evaluate import evaluate
 
         return evaluate
     if name == "__version__":

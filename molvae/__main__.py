@@ -1,5 +1,5 @@
 """`python -m molvae` is `molvae`."""
 
-from molvae.cli import main
+from molvae.cli.main import main
 
 main()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from molvae.errors import ConfigError, did_you_mean
-from molvae.pretrained import folder_of
+from molvae.model_io.pretrained import folder_of
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -15,9 +15,9 @@ import torch
 from common import Packed, arithmetic, precisions, say, write
 from torch import Tensor, nn
 
-from molvae.decoding import Strings, decode_points
-from molvae.seeds import generator
-from molvae.vae import VAE
+from molvae.inference.decoding import Strings, decode_points
+from molvae.nn.vae import VAE
+from molvae.runtime.seeds import generator
 
 MOLECULES, UPDATES, LEARNING_RATE = 256, 3, 1e-3
 CPU = torch.device("cpu")

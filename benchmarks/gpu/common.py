@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from molvae.dataset import TokenSet
-from molvae.files import fingerprint, write_json
-from molvae.lineage import git_commit
-from molvae.vae import VAE, untrained
-from molvae.vocabulary import Vocabulary
+from molvae.data.dataset import TokenSet
+from molvae.data.vocabulary import Vocabulary
+from molvae.nn.vae import VAE, untrained
+from molvae.runtime.files import fingerprint, write_json
+from molvae.runtime.provenance import git_commit
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SIZES = {  # "default" is what the packed file says

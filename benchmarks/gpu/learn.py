@@ -16,17 +16,17 @@ import torch
 from common import Packed, rate_of, say, write
 from weights import write_weights
 
-from molvae.dataset import TokenSet
-from molvae.decoding import Strings
-from molvae.distributed import Group
-from molvae.encoding import posterior, posterior_draws, some_posteriors
+from molvae.data.dataset import TokenSet
+from molvae.data.vocabulary import EOS, PAD
 from molvae.errors import Interrupted
-from molvae.priors import Prior, Vamp, fit, make_prior
-from molvae.sampling import sample_at, sample_prior
-from molvae.seeds import derive
-from molvae.training import Run, evaluate
-from molvae.vae import VAE
-from molvae.vocabulary import EOS, PAD
+from molvae.inference.decoding import Strings
+from molvae.inference.posterior import posterior, posterior_draws, some_posteriors
+from molvae.inference.sampling import sample_at, sample_prior
+from molvae.nn.priors import Prior, Vamp, fit, make_prior
+from molvae.nn.vae import VAE
+from molvae.runtime.seeds import derive
+from molvae.training.distributed import Group
+from molvae.training.trainer import Run, evaluate
 
 FITTED = ("flow", "mixture")
 RECONSTRUCTED = 5000

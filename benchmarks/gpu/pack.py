@@ -22,15 +22,15 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from molvae import merges
-from molvae.chemistry.brackets import selfies_of
+from molvae.chemistry.tokenization import selfies_of
 from molvae.config import ModelSettings, PriorSettings, SampleSettings, TrainSettings
-from molvae.dataset import TokenSet
-from molvae.files import read_json
-from molvae.lineage import git_commit
+from molvae.data import bpe
+from molvae.data.dataset import TokenSet
+from molvae.data.token_store import read_tokens, read_variants
+from molvae.data.vocabulary import UNK, Vocabulary
+from molvae.runtime.files import read_json
+from molvae.runtime.provenance import git_commit
 from molvae.stages.featurize import MERGES_LEARN_FROM
-from molvae.tokenstore import read_tokens, read_variants
-from molvae.vocabulary import UNK, Vocabulary
 
 SECTIONS = {"model": ModelSettings, "train": TrainSettings, "prior": PriorSettings, "sample": SampleSettings}
 SMILES_SYMBOL = re.compile(r"\[[^]]*\]|Br|Cl|%\d\d|.")  # an atom, a ring's number, a bond or a branch
@@ -90,9 +90,9 @@ def tokenised(strings: dict[str, list[list[str]]], like: Vocabulary) -> tuple[di
     """
     training = strings["train"]
     vocabulary = Vocabulary.build((symbol for string in training for symbol in string), like.caps)
-    learned = merges.learn(*_flat(training[:MERGES_LEARN_FROM], vocabulary), vocabulary, len(like.merges))
+    learned = bpe.learn(*_flat(training[:MERGES_LEARN_FROM], vocabulary), vocabulary, len(like.merges))
     vocabulary = replace(vocabulary, merges=learned)
-    known, merge, splits = set(vocabulary.symbols), merges.Merger(vocabulary).apply, {}
+    known, merge, splits = set(vocabulary.symbols), bpe.Merger(vocabulary).apply, {}
     for name, every in sorted(strings.items()):
         own = [string for string in every if known.issuperset(string)]
         blocks = [merge(*_flat(own[at : at + AT_ONCE], vocabulary)) for at in range(0, len(own), AT_ONCE)]

@@ -24,11 +24,11 @@ from common import (
 from mosesvae import MosesVAE
 from torch import nn
 
-from molvae.decoding import decode_points
-from molvae.sampling import CHUNK, sample_prior
-from molvae.training import Run
-from molvae.vae import VAE
-from molvae.vocabulary import EOS, PAD
+from molvae.data.vocabulary import EOS, PAD
+from molvae.inference.decoding import decode_points
+from molvae.inference.sampling import CHUNK, sample_prior
+from molvae.nn.vae import VAE
+from molvae.training.trainer import Run
 
 MOSES_TRAINING = 1_584_663  # molecules of the MOSES training set
 PEER_BATCHES = 16  # collated before the clock starts, then taken in turn

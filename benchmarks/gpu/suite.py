@@ -22,8 +22,8 @@ import speed
 from common import PRECISIONS, SIZES, Packed, read, say
 from weights import read_weights
 
-from molvae.distributed import joined
-from molvae.vae import VAE
+from molvae.nn.vae import VAE
+from molvae.training.distributed import joined
 
 
 def options() -> argparse.ArgumentParser:

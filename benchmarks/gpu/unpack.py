@@ -22,19 +22,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from weights import read_weights
 
-from molvae.checkpoints import WEIGHTS, save_model, save_prior
-from molvae.chemistry.brackets import selfies_of
-from molvae.chemistry.symbols import decode
+from molvae.chemistry.selfies_codec import decode
+from molvae.chemistry.tokenization import selfies_of
 from molvae.config import ModelSettings, PriorSettings
-from molvae.files import fingerprint, read_json, sha256, write_json
+from molvae.data.vocabulary import UNK, Vocabulary
 from molvae.metrics import fcd
-from molvae.metrics.figures import SampleSet, compute, further_figures, moses_figures
-from molvae.metrics.reference import PROPERTIES, Reference, Training, hashes
-from molvae.metrics.rows import describe_strings, nothing
-from molvae.priors import make_prior
+from molvae.metrics.molecule_table import describe_strings, nothing
+from molvae.metrics.reference_sets import PROPERTIES, Reference, Training, hashes
+from molvae.metrics.suite import SampleSet, compute, further_figures, moses_figures
+from molvae.model_io.folder import WEIGHTS, save_model, save_prior
+from molvae.nn.priors import make_prior
+from molvae.nn.vae import VAE
+from molvae.runtime.files import fingerprint, read_json, sha256, write_json
 from molvae.stages.sample import SAMPLES
-from molvae.vae import VAE
-from molvae.vocabulary import UNK, Vocabulary
 
 SHOWN = ("FCD/Test", "valid", "unique@1000", "unique@10000", "Novelty", "kept_tokens", "stable")
 

@@ -8,7 +8,7 @@ from functools import cache
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from molvae.seeds import derive
+from molvae.runtime.seeds import derive
 
 _CHARGE = re.compile(r"[+-]\d*(?::\d+)?\]")
 LONGEST_TEXT = 5000  # characters; RDKit needs minutes and gigabytes for strings of megabytes

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from molvae.dataset import Batch, TokenSet
+from molvae.data.dataset import Batch, TokenSet
+from molvae.data.vocabulary import PAD
 from molvae.errors import MolvaeError
-from molvae.objective import normal_log_density, reparameterised
-from molvae.seeds import generator
-from molvae.vae import VAE
-from molvae.vocabulary import PAD
+from molvae.nn.losses import normal_log_density, reparameterised
+from molvae.nn.vae import VAE
+from molvae.runtime.seeds import generator
 
 BATCH = 256
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molvae.chemistry.brackets import selfies_of
-from molvae.dataset import TokenSet
-from molvae.encoding import some_posteriors
-from molvae.objective import reparameterised
-from molvae.opening import symbols_of
-from molvae.sampling import CHUNK, Accept, sample_at, sample_from, sample_prior
-from molvae.seeds import derive, generator
-from molvae.vae import VAE
-from molvae.vocabulary import SPECIAL, Vocabulary
+from molvae.chemistry.tokenization import selfies_of
+from molvae.data.dataset import TokenSet
+from molvae.data.vocabulary import SPECIAL, Vocabulary
+from molvae.inference.posterior import some_posteriors
+from molvae.inference.sampling import CHUNK, Accept, sample_at, sample_from, sample_prior
+from molvae.model_io.loading import symbols_of
+from molvae.nn.losses import reparameterised
+from molvae.nn.vae import VAE
+from molvae.runtime.seeds import derive, generator
 
 
 def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int) -> list[list[str]]:

@@ -9,7 +9,9 @@ import numpy as np
 
 from molvae.metrics import moses
 from molvae.metrics.comparison import GROWS_WITH_N
-from molvae.metrics.figures import (
+from molvae.metrics.intervals import values_only
+from molvae.metrics.reference_sets import Reference, Training
+from molvae.metrics.suite import (
     Figure,
     SampleSet,
     compute,
@@ -18,9 +20,7 @@ from molvae.metrics.figures import (
     guacamol_figures,
     moses_figures,
 )
-from molvae.metrics.intervals import values_only
-from molvae.metrics.reference import Reference, Training
-from molvae.seeds import derive
+from molvae.runtime.seeds import derive
 
 LEAST_SHARE = 0.8  # of as many molecules: FCD's excess goes by 1/n
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from molvae.seeds import derive
+from molvae.runtime.seeds import derive
 
 LEVEL = 0.95
 Z = 1.959964  # of the normal distribution, for LEVEL

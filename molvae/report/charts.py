@@ -16,8 +16,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from molvae.report.depict import SKETCH_END, SKETCH_START, sketch
-from molvae.report.reading import COORDINATES, PROPERTIES
+from molvae.report.loader import COORDINATES, PROPERTIES
+from molvae.report.molecules import SKETCH_END, SKETCH_START, sketch
 
 GREY, BLUE = "#8a9099", "#3583d6"  # training molecules and training loss; samples and held-out loss
 SCALE = ["#2f6fd0", "#2fa08c", "#d9a520", "#d0482f"]  # low to high; no end of it is lost on white or on dark paper

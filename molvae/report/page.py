@@ -20,8 +20,9 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from molvae.report import charts, depict, summary
-from molvae.report.reading import Experiment, read_experiment
+from molvae.report import charts, summary
+from molvae.report.loader import Experiment, read_experiment
+from molvae.report.molecules import alarm_counts, alarms, first_valid_unique, least_plausible, molecule_svg
 
 FOLDER = Path(__file__).parent
 GRID, WORST, REJECTED = 24, 12, 20  # what is shown of each
@@ -84,16 +85,16 @@ def _header(experiment: Experiment) -> dict[str, Any]:
 def _molecules(molecules: pd.DataFrame) -> dict[str, Any]:
     invalid = molecules.loc[~molecules["is_valid"], "reason"].replace("", "not stated")
     return {
-        "grid": [_card(row) for row in depict.first_valid_unique(molecules, GRID).to_dict("records")],
-        "worst": [_card(row) for row in depict.least_plausible(molecules, WORST).to_dict("records")],
-        "alarm_counts": depict.alarm_counts(molecules),
+        "grid": [_card(row) for row in first_valid_unique(molecules, GRID).to_dict("records")],
+        "worst": [_card(row) for row in least_plausible(molecules, WORST).to_dict("records")],
+        "alarm_counts": alarm_counts(molecules),
         "invalid_reasons": invalid.value_counts().to_dict(),
     }
 
 
 def _card(molecule: dict[str, Any]) -> dict[str, Any]:
-    svg = depict.molecule_svg(molecule["smiles"])
-    return {**molecule, "svg": svg and Markup(svg), "alarms": depict.alarms(molecule)}
+    svg = molecule_svg(molecule["smiles"])
+    return {**molecule, "svg": svg and Markup(svg), "alarms": alarms(molecule)}
 
 
 def _specs(found: dict[str, alt.TopLevelMixin]) -> dict[str, Markup]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from molvae.report.reading import Experiment
+from molvae.report.loader import Experiment
 
 NULL, CEILING = "random_tokens", "training_molecules"
 SHUFFLED = "shuffled_latents"

@@ -1,1 +1,1 @@
-"""One module a stage, one function in it that reads files, calls the floors below and writes files."""
+"""The stages of the workflow, one module a rule: read files, call the rooms below, write files."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from molvae.errors import DataError, MolvaeError
-from molvae.files import read_json, replacing, write_json
 from molvae.metrics.comparison import compare as difference
 from molvae.report.comparison import render
+from molvae.runtime.files import read_json, replacing, write_json
 
 
 def parse_group(text: str) -> tuple[str, list[Path]]:

@@ -27,8 +27,15 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from molvae import merges
-from molvae.blocks import (
+from molvae.chemistry.descriptors import describe
+from molvae.chemistry.selfies_codec import caps_for, encode
+from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
+from molvae.chemistry.tokenization import bracketed
+from molvae.data import bpe
+from molvae.data.accounting import close_books
+from molvae.data.readers import EvenWriter
+from molvae.data.sharding import Share
+from molvae.data.shards import (
     BLOCK,
     UNKNOWN,
     first_of_each,
@@ -38,20 +45,13 @@ from molvae.blocks import (
     unknown_symbols,
     with_reason,
 )
-from molvae.books import close_books
-from molvae.card import CARD, read_card, vocabulary_of
-from molvae.chemistry.brackets import bracketed
-from molvae.chemistry.describe import describe
-from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
-from molvae.chemistry.symbols import caps_for, encode
+from molvae.data.token_store import TokenStoreWriter
+from molvae.data.vocabulary import UNK, Vocabulary
 from molvae.errors import DataError
-from molvae.files import read_json, write_json
-from molvae.parallel import in_order
-from molvae.pretrained import folder_of
-from molvae.share import Share
-from molvae.tables import EvenWriter
-from molvae.tokenstore import TokenStoreWriter
-from molvae.vocabulary import UNK, Vocabulary
+from molvae.model_io.card import CARD, read_card, vocabulary_of
+from molvae.model_io.pretrained import folder_of
+from molvae.runtime.files import read_json, write_json
+from molvae.runtime.workers import in_order
 
 if TYPE_CHECKING:
     from molvae.config import FeaturizeSettings, StartSettings
@@ -247,7 +247,7 @@ def featurize(
         vocabulary = Vocabulary.build(symbols, caps_for(symbols))
         if settings.merges:
             ids, lengths = _for_learning(blocks, kept, vocabulary)
-            vocabulary = replace(vocabulary, merges=merges.learn(ids, lengths, vocabulary, settings.merges))
+            vocabulary = replace(vocabulary, merges=bpe.learn(ids, lengths, vocabulary, settings.merges))
     rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings, out)
     write_json(out / "vocabulary.json", vocabulary.to_json())
     duplicates = rejected.pop("duplicate", 0)
@@ -313,7 +313,7 @@ def _write(
     unknown: Counter[str] = Counter()
     replaced, variants, names = 0, settings.variants, settings.properties
     schema = pyarrow.schema([*MOLECULES, *((name, pyarrow.float32()) for name in names)])
-    merge = merges.Merger(vocabulary).apply if vocabulary.merges else lambda *tokens: tokens
+    merge = bpe.Merger(vocabulary).apply if vocabulary.merges else lambda *tokens: tokens
     with (
         TokenStoreWriter(
             out / "tokens.safetensors",

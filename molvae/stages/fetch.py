@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from molvae.books import close_books
+from molvae.data.accounting import close_books
+from molvae.data.readers import ROW_GROUP, SUFFIXES, EvenWriter, Row, kind_of, read_rows
 from molvae.errors import DataError
-from molvae.files import fingerprint, replacing, sha256
-from molvae.tables import ROW_GROUP, SUFFIXES, EvenWriter, Row, kind_of, read_rows
+from molvae.runtime.files import fingerprint, replacing, sha256
 
 if TYPE_CHECKING:
     from molvae.config import DataSettings

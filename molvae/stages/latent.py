@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from molvae.encoding import posterior
+from molvae.api import Model, load
+from molvae.data.readers import SPLIT, columns_of, read_rows, smiles_column
 from molvae.errors import DataError
-from molvae.files import replacing, write_json
-from molvae.latent.health import Space, health
-from molvae.latent.linear import TRAINING
-from molvae.latent.maps import mapped
-from molvae.lineage import versions
-from molvae.metrics.rows import prepare
-from molvae.model import Model, load
-from molvae.parallel import Workers
-from molvae.seeds import derive
-from molvae.tables import SPLIT, columns_of, read_rows, smiles_column
+from molvae.inference.posterior import posterior
+from molvae.latent.diagnostics import Space, health
+from molvae.latent.pca_baseline import TRAINING
+from molvae.latent.projections import mapped
+from molvae.metrics.molecule_table import prepare
+from molvae.runtime.files import replacing, write_json
+from molvae.runtime.provenance import versions
+from molvae.runtime.seeds import derive
+from molvae.runtime.workers import Workers
 
 if TYPE_CHECKING:
     from molvae.config import LatentSettings
-    from molvae.dataset import TokenSet
+    from molvae.data.dataset import TokenSet
 
 log = logging.getLogger(__name__)
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from molvae.card import WEIGHTS
-from molvae.checkpoints import load_trained, save_prior
-from molvae.encoding import posterior_draws, some_posteriors
+from molvae.data.token_store import read_tokens
+from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ConfigError, ModelFileError
-from molvae.files import read_json, sha256
-from molvae.lineage import versions
-from molvae.priors import fit, make_prior
-from molvae.seeds import derive
-from molvae.tokenstore import read_tokens
-from molvae.vocabulary import Vocabulary
+from molvae.inference.posterior import posterior_draws, some_posteriors
+from molvae.model_io.card import WEIGHTS
+from molvae.model_io.folder import load_trained, save_prior
+from molvae.nn.priors import fit, make_prior
+from molvae.runtime.files import read_json, sha256
+from molvae.runtime.provenance import versions
+from molvae.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from molvae.config import PriorSettings

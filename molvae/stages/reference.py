@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from molvae.data.readers import read_rows, smiles_column
 from molvae.errors import DataError
-from molvae.files import fingerprint, sha256
-from molvae.lineage import code_digest, versions
 from molvae.metrics import fcd
-from molvae.metrics.reference import (
+from molvae.metrics.reference_sets import (
     DRAW,
     NEIGHBOURS,
     PROPERTIES,
@@ -28,9 +27,10 @@ from molvae.metrics.reference import (
     training_of,
     write,
 )
-from molvae.parallel import Workers
+from molvae.runtime.files import fingerprint, sha256
+from molvae.runtime.provenance import code_digest, versions
+from molvae.runtime.workers import Workers
 from molvae.stages.fetch import MOSES_SHA256, moses_wheel
-from molvae.tables import read_rows, smiles_column
 
 log = logging.getLogger(__name__)
 MOSES = "moses"
@@ -96,7 +96,8 @@ def _place(cache: Path, kind: str, source: str, column: str | None) -> Path:
         checksum = sha256(Path(source))
     else:
         raise DataError(f"{source}: no such file. Give 'moses' or a file of SMILES.")
-    code = code_digest("metrics.training" if kind == "training" else "stages.reference")  # the first takes minutes
+    # the index of training molecules takes minutes
+    code = code_digest("metrics.training_index" if kind == "training" else "stages.reference")
     digest = fingerprint([checksum, column, code, NEIGHBOURS, DRAW, versions()["rdkit"]])[:16]
     return cache / f"{kind}-{Path(source).name.split('.')[0]}-{digest}.safetensors"
 

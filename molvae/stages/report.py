@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from molvae.files import replacing
 from molvae.report import render
+from molvae.runtime.files import replacing
 
 
 def report(experiment_dir: Path, dataset_books: Path, out: Path) -> None:

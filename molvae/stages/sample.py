@@ -11,15 +11,15 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from molvae.books import close_books
-from molvae.chemistry.symbols import decode
+from molvae.chemistry.selfies_codec import decode
+from molvae.data.accounting import close_books
+from molvae.data.readers import EvenWriter
+from molvae.data.sharding import Share
 from molvae.errors import DataError, MolvaeError
-from molvae.files import replacing
-from molvae.opening import opened, stable, symbols_of
-from molvae.parallel import Workers
-from molvae.sampling import sample_prior
-from molvae.share import Share
-from molvae.tables import EvenWriter
+from molvae.inference.sampling import sample_prior
+from molvae.model_io.loading import opened, stable, symbols_of
+from molvae.runtime.files import replacing
+from molvae.runtime.workers import Workers
 
 if TYPE_CHECKING:
     from molvae.config import SampleSettings

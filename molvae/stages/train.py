@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from molvae.books import close_books
-from molvae.card import WEIGHTS
-from molvae.checkpoints import load_state, load_trained, networks_of, save_model, save_state
-from molvae.distributed import joined
+from molvae.data.accounting import close_books
+from molvae.data.token_store import read_properties, read_tokens, read_variants
+from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ModelFileError, TrainingError
-from molvae.files import fingerprint, read_json, replacing, sha256
-from molvae.lineage import code_digest, git_commit, versions
-from molvae.memory import LOWER_MEMORY, check_memory
-from molvae.pretrained import folder_of
-from molvae.priors import Vamp
-from molvae.properties import PropertyHead
-from molvae.tokenstore import read_properties, read_tokens, read_variants
-from molvae.training import Run, State, evaluate, is_collapsed
-from molvae.vae import VAE, extended, untrained
-from molvae.vocabulary import Vocabulary
+from molvae.model_io.card import WEIGHTS
+from molvae.model_io.folder import load_state, load_trained, networks_of, save_model, save_state
+from molvae.model_io.pretrained import folder_of
+from molvae.nn.priors import Vamp
+from molvae.nn.property_head import PropertyHead
+from molvae.nn.vae import VAE, extended, untrained
+from molvae.runtime.files import fingerprint, read_json, replacing, sha256
+from molvae.runtime.provenance import code_digest, git_commit, versions
+from molvae.training.distributed import joined
+from molvae.training.memory import LOWER_MEMORY, check_memory
+from molvae.training.trainer import Run, State, evaluate, is_collapsed
 
 if TYPE_CHECKING:
     from molvae.config import ModelSettings, StartSettings, TrainSettings
-    from molvae.dataset import TokenSet
+    from molvae.data.dataset import TokenSet
 
 log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

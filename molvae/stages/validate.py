@@ -18,28 +18,28 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from molvae.books import close_books
-from molvae.checkpoints import load_model
+from molvae.data.accounting import close_books
+from molvae.data.sharding import Share
+from molvae.data.token_store import read_tokens
+from molvae.data.vocabulary import Vocabulary
 from molvae.errors import DataError, did_you_mean
-from molvae.files import read_json, replacing, write_json
-from molvae.lineage import versions
 from molvae.metrics import baselines
 from molvae.metrics.evaluation import Baseline, evaluate
-from molvae.metrics.figures import SampleSet
-from molvae.metrics.reference import Reference, known, read_references, reference_of, told, training_of
-from molvae.metrics.rows import PARTS, describe_all, describe_strings, everything, nothing
-from molvae.opening import stable
-from molvae.parallel import Workers
-from molvae.seeds import derive
-from molvae.share import Share
+from molvae.metrics.molecule_table import PARTS, describe_all, describe_strings, everything, nothing
+from molvae.metrics.reference_sets import Reference, known, read_references, reference_of, told, training_of
+from molvae.metrics.suite import SampleSet
+from molvae.model_io.folder import load_model
+from molvae.model_io.loading import stable
+from molvae.runtime.files import read_json, replacing, write_json
+from molvae.runtime.provenance import versions
+from molvae.runtime.seeds import derive
+from molvae.runtime.workers import Workers
 from molvae.stages.reference import MOSES, cache_folder, cached_references
-from molvae.tokenstore import read_tokens
-from molvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from molvae.config import SampleSettings, ValidateSettings
-    from molvae.dataset import TokenSet
-    from molvae.vae import VAE
+    from molvae.data.dataset import TokenSet
+    from molvae.nn.vae import VAE
 
 log = logging.getLogger(__name__)
 REFERENCE_MOLECULES = 2000  # training molecules described for the property histograms

@@ -5,7 +5,7 @@ could not take (no server, locked database, full disk) costs one warning, and `s
 its key, a tag, so that mirroring a record again changes nothing. MLflow is imported only once something is mirrored.
 """
 
-from molvae.tracking.mirror import Summary, connect, sync
+from molvae.tracking.mlflow_backend import Summary, connect, sync
 from molvae.tracking.records import Settings, network_of, resolve_uri, settings, ui_command
 from molvae.tracking.runs import Run, stage
 

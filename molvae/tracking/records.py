@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from molvae import lineage as origin
 from molvae.errors import ConfigError, DataError, did_you_mean
-from molvae.files import fingerprint, read_json, replacing, sha256, write_json
+from molvae.runtime import provenance as origin
+from molvae.runtime.files import fingerprint, read_json, replacing, sha256, write_json
 
 FORMAT = 1
 NETWORK = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|sshfs|afs|9p|panfs|weka")  # in a mount's type

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from molvae.errors import Interrupted
-from molvae.tracking.mirror import Mirror, failures
+from molvae.tracking.mlflow_backend import Mirror, failures
 from molvae.tracking.records import (
     Settings,
     digest_of,

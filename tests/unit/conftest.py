@@ -34,17 +34,17 @@ def smiles() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def strings(smiles) -> list[list[str]]:
     """SELFIES symbols of each."""
+    from molvae.chemistry.selfies_codec import encode
     from molvae.chemistry.standardise import standardise
-    from molvae.chemistry.symbols import encode
 
     return [encode(standardise(one)) for one in smiles]
 
 
 @pytest.fixture(scope="session")
 def vocabulary(strings):
-    from molvae.chemistry.brackets import bracketed
-    from molvae.chemistry.symbols import caps_for
-    from molvae.vocabulary import Vocabulary
+    from molvae.chemistry.selfies_codec import caps_for
+    from molvae.chemistry.tokenization import bracketed
+    from molvae.data.vocabulary import Vocabulary
 
     symbols = {symbol for string in strings for symbol in bracketed(string)}
     return Vocabulary.build(symbols, caps_for(symbols))
@@ -52,8 +52,8 @@ def vocabulary(strings):
 
 @pytest.fixture(scope="session")
 def tokens(strings, vocabulary):
-    from molvae.chemistry.brackets import bracketed
-    from molvae.dataset import TokenSet
+    from molvae.chemistry.tokenization import bracketed
+    from molvae.data.dataset import TokenSet
 
     return TokenSet.of([vocabulary.ids(bracketed(string)) for string in strings])
 
@@ -76,7 +76,7 @@ def network(vocabulary, sizes):
     """Random weights, larger than at the start of a training so that no two tokens are alike."""
     import torch
 
-    from molvae.vae import untrained
+    from molvae.nn.vae import untrained
 
     model = untrained(len(vocabulary), sizes, seed=1).eval()
     with torch.no_grad():
@@ -88,7 +88,7 @@ def network(vocabulary, sizes):
 @pytest.fixture
 def folder(tmp_path, network, vocabulary, sizes) -> Path:
     """A model folder as `train` writes it, with the networks of `network`."""
-    from molvae.checkpoints import save_model
+    from molvae.model_io.folder import save_model
 
     card = {"settings": {"featurize": {"stereo": "keep"}, "model": sizes.model_dump()}, "metrics": {"epoch": 1}}
     save_model(tmp_path / "model", network, vocabulary, card)

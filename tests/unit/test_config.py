@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from molvae.chemistry.describe import DESCRIPTORS, describe
+from molvae.chemistry.descriptors import DESCRIPTORS, describe
 from molvae.chemistry.standardise import read
 from molvae.config import (
     Config,

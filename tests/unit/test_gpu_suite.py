@@ -107,7 +107,7 @@ def test_the_first_merges_alone_are_what_the_others_are_taken_apart_to(featurise
     import common
     import pack
 
-    from molvae.merges import Merger
+    from molvae.data.bpe import Merger
 
     pack.pack(featurised(train=22, valid=6, merges=30), tmp_path / "packed.npz")
     single, some, all_of_them = (common.read(tmp_path / "packed.npz", merges) for merges in (0, 7, None))
@@ -124,7 +124,7 @@ def test_controls_are_the_same_molecules_in_other_symbols(featurised, programs, 
     import common
     import pack
 
-    from molvae.chemistry.symbols import encode
+    from molvae.chemistry.selfies_codec import encode
 
     tokens = featurised(train=22, valid=6, merges=30)
     for symbols in ("smiles", "selfies"):

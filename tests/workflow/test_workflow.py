@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from workspace import BIN, MOLECULES, SETTINGS, Place, with_changes, write_molecules
 
-from molvae.files import sha256
+from molvae.runtime.files import sha256
 
 AFTER_SAMPLE = {"sample_block": 2, "sample": 1, "validate_block": 2, "validate": 1, "report": 1}
 AFTER_PRIOR = {"latent": 1, **AFTER_SAMPLE}

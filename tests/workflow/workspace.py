@@ -74,7 +74,7 @@ class Place:
         table = re.search(r"^job +count\n[- ]+\n(.*?)^total +", text, re.M | re.S)
         assert table, text
         jobs = dict(line.split() for line in table[1].splitlines())
-        return {rule: int(count) for rule, count in jobs.items() if rule != "all"}
+        return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "default")}
 
 
 def with_changes(**sections: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(workflow.basedir))
+# of the checkout; in a `module`, `workflow.basedir` is the folder of the importing workflow
+ROOT = Path(str(workflow.current_basedir)).parents[1]
+sys.path.insert(0, str(ROOT))
 
-from molvae.card import CARD, WEIGHTS
+from molvae.model_io.card import CARD, WEIGHTS
 from molvae.config import read_config
 from molvae.errors import ConfigError
-from molvae.files import fingerprint, sampled_digest, sha256
-from molvae.lineage import code_digest
-from molvae.pretrained import PREFIX, folder_of
+from molvae.runtime.files import fingerprint, sampled_digest, sha256
+from molvae.runtime.provenance import code_digest
+from molvae.model_io.pretrained import PREFIX, folder_of
 
 try:
     EXPERIMENTS, TRACKING = read_config(config)
@@ -75,7 +77,7 @@ def source_path(settings):
     """A local source, found from the working directory or else beside the Snakefile; None for 'moses' and URLs."""
     if settings.source == "moses" or settings.source.startswith(("http://", "https://")):
         return None
-    beside = Path(workflow.basedir) / settings.source
+    beside = ROOT / settings.source
     return str(beside) if beside.exists() and not Path(settings.source).exists() else settings.source
 
 
@@ -156,7 +158,7 @@ if workflow.remote_exec:
 shell.prefix(
     'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
 )
 
 

@@ -1,0 +1,1 @@
+"""Commands that are no rule of the workflow."""

@@ -1,0 +1,1 @@
+"""From a file of SMILES to batches of tokens."""

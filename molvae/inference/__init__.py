@@ -1,0 +1,1 @@
+"""Run a trained network: encode, decode, sample, and measure its posterior."""

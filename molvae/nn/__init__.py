@@ -1,0 +1,1 @@
+"""The networks: torch only, shapes in, shapes out."""

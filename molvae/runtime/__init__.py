@@ -1,0 +1,1 @@
+"""What a process needs: devices, workers, seeds, files, provenance."""
