@@ -1,10 +1,10 @@
-# The workflow is workflow/Snakefile; this file is here so that plain `snakemake --cores 8` finds it.
+# The workflow is workflow/Snakefile. This file exists so that plain `snakemake --cores 8` finds it.
 
 
 include: "workflow/Snakefile"
 
 
-# the default target of an included file does not count
+# Snakemake ignores the default target of an included file.
 rule default:
     default_target: True
     input:

@@ -2,7 +2,7 @@
 
     import molvae
     model = molvae.load("results/example/model")
-    api.sample(1000, seed=0)
+    model.sample(1000, seed=0)
 
 Importing the package is fast: torch, rdkit and the rest are imported when a name is first used.
 """
@@ -22,6 +22,7 @@ __all__ = ["ConfigError", "DataError", "Model", "ModelFileError", "MolvaeError",
 
 
 def __getattr__(name: str) -> Any:
+    """Import a name of the API when it is first used."""
     if name in {"load", "Model"}:
         from molvae import api
 

@@ -7,23 +7,25 @@ The classes are the only definition. `config/config.yaml` repeats them with comm
 from __future__ import annotations
 
 import copy
-import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from molvae.errors import ConfigError, did_you_mean
-from molvae.model_io.pretrained import folder_of
+from molvae.chemistry.descriptor_table import NUMERIC_DESCRIPTORS
+from molvae.data.formats import find_suffix
+from molvae.errors import ConfigError, suggest_nearest
+from molvae.model_io.pretrained import resolve_model_folder
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Property = Literal[
-    "mw", "logp", "qed", "sa", "tpsa", "rings", "largest_ring", "heavy_atoms", "radical_electrons", "charge"
-]
+if TYPE_CHECKING:
+    PropertyName = str
+else:
+    PropertyName = Literal[NUMERIC_DESCRIPTORS]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
-RESERVED = {"datasets", "comparison"}  # folders of results/ that are no experiments
+RESERVED_NAMES = {"datasets", "comparison"}  # folders of results/ that are no experiments
 
 
 class Section(BaseModel):
@@ -48,25 +50,25 @@ class DataSettings(Section):
     )
 
 
-class StartSettings(Section):
-    """Fine-tuning: a trained model to begin with."""
+class FinetuneSettings(Section):
+    """Fine-tuning: the trained model to continue from."""
 
     model: str | None = Field(
         None,
-        description="model folder, or pretrained:NAME, whose weights, networks, vocabulary and merges training goes on "
-        "from; null: none",
+        description="model folder, or pretrained:NAME, whose weights, networks, vocabulary and merges training "
+        "continues from; null: none",
     )
-    unknown: Literal["extend", "drop", "error"] = Field(
+    unknown_symbols: Literal["extend", "drop", "error"] = Field(
         "extend",
-        description="molecules with symbols it does not know: extend (it learns those of the training molecules), "
-        "drop (rejected, the symbol named) or error",
+        description="molecules with symbols that its vocabulary lacks: extend (those of the training molecules are "
+        "added), drop (rejected, the symbol named) or error",
     )
 
     @field_validator("model")
     @classmethod
-    def _must_come_with_the_package(cls, model: str | None) -> str | None:
+    def _check_model_name(cls, model: str | None) -> str | None:
         if model is not None:
-            folder_of(model)  # ModelFileError is a ValueError, as pydantic wants it
+            resolve_model_folder(model)  # ModelFileError is a ValueError, as pydantic wants it
         return model
 
 
@@ -80,13 +82,16 @@ class FeaturizeSettings(Section):
     merges: int = Field(
         1000, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
     )
-    variants: int = Field(
-        0, ge=0, le=16, description="randomised spellings of each training molecule for the encoder to read; 0: none"
+    augmentations: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="SMILES augmentation: randomised SMILES of each training molecule for the encoder to read; 0: none",
     )
-    properties: list[Property] = Field(
+    properties: list[PropertyName] = Field(
         [],
-        description="descriptors that the model learns to tell from latent points, in a linear head: "
-        "sample.wanted can then ask for values of them; none: no head",
+        description="descriptors that the model learns to predict from latent points, in a linear head: "
+        "sample.target_properties can then ask for values of them; none: no head",
     )
     valid_fraction: Fraction = Field(
         0.02, description="fraction of training molecules held out for early stopping, by hash"
@@ -96,14 +101,14 @@ class FeaturizeSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _leave_something_to_train_on(self) -> FeaturizeSettings:
+    def _check_fractions(self) -> FeaturizeSettings:
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction must stay below 1, else nothing is left to train on")
         return self
 
     @field_validator("properties")
     @classmethod
-    def _name_each_once(cls, properties: list[str]) -> list[str]:
+    def _check_repeats(cls, properties: list[str]) -> list[str]:
         if len(set(properties)) < len(properties):
             raise ValueError("each property once")
         return properties
@@ -130,7 +135,7 @@ class ModelSettings(Section):
     prior_components: int = Field(64, ge=1, le=4096, description="components of a mixture or vamp prior")
 
     @model_validator(mode="after")
-    def _fit_the_prior(self) -> ModelSettings:
+    def _check_prior(self) -> ModelSettings:
         if not self.variational and self.prior != "normal":
             raise ValueError("a plain autoencoder has no KL term to learn a prior in; fit one afterwards (prior.kind)")
         if self.prior == "flow" and self.latent_dim < 2:
@@ -150,7 +155,7 @@ class TrainSettings(Section):
     )
     kl_weight: float = Field(1.0, ge=0, le=100, description="final weight of the KL term; 1 is the true ELBO")
     kl_schedule: Literal["constant", "linear", "cyclical"] = Field(
-        "linear", description="way of that weight: constant, linear (one rise) or cyclical (a rise in each cycle)"
+        "linear", description="schedule of that weight: constant, linear (one rise) or cyclical (a rise in each cycle)"
     )
     kl_warmup: float = Field(0.05, ge=0, le=1, description="fraction of the run, or of a cycle, over which it rises")
     kl_cycles: int = Field(4, ge=1, le=100, description="cycles of the cyclical schedule")
@@ -162,8 +167,8 @@ class TrainSettings(Section):
     word_dropout: Fraction = Field(
         0.0, description="fraction of the decoder's input tokens replaced by <unk>: makes it rely on z"
     )
-    variant_input: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="fraction of molecules that the encoder reads in a randomised spelling (featurize.variants)"
+    augmentation_prob: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="fraction of molecules that the encoder reads as a randomised SMILES (featurize.augmentations)"
     )
     property_weight: float = Field(
         1.0, gt=0, le=1000, description="weight of the properties' −log density in the loss, if the tokens have any"
@@ -197,34 +202,36 @@ class SampleSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="sample i depends on (seed, i) only")
     temperature: float = Field(1.0, gt=0, le=10, description="divides the logits; 1 samples the model as it is")
     max_tokens: int = Field(128, ge=1, le=4096, description="longest sample, in tokens; longer ones are cut")
-    attempts: int = Field(
+    max_tries: int = Field(
         32,
         ge=1,
         le=1000,
-        description="strings written at most for a sample, until one is stable: the same after decoding and encoding",
+        description="strings decoded at most for a sample, until one passes the round trip: decoded to a molecule and "
+        "encoded again it is the same; 1: the first is taken",
     )
-    rounds: int = Field(
-        0, ge=0, le=1000, description="times that each string is encoded and written again: from the prior to the data"
+    mcmc_steps: int = Field(
+        0, ge=0, le=1000, description="encode-decode MCMC steps of each sample: from the prior to where the data lie"
     )
-    wanted: dict[str, float] = Field(
+    target_properties: dict[str, float] = Field(
         {},
-        description="values, in their own units, that the head is to say of properties (featurize.properties); {}: any",
+        description="conditional sampling: values, in their own units, that the head should predict of properties "
+        "(featurize.properties); {}: any",
     )
 
 
 class LatentSettings(Section):
-    """The health card of the latent space, and maps of it."""
+    """Diagnostics of the latent space, and projections of it."""
 
-    n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and points beside them")
-    max_tokens: int = Field(128, ge=1, le=4096, description="longest string written, in tokens; longer ones are cut")
-    maps: int = Field(
-        1000, ge=0, le=5000, description="held-out molecules on the maps, 1 kB of report.html each; 0: none"
+    n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and as many points beside them")
+    max_tokens: int = Field(128, ge=1, le=4096, description="longest string decoded, in tokens; longer ones are cut")
+    projections: int = Field(
+        1000, ge=0, le=5000, description="held-out molecules in the 2-D projections, 1 kB of report.html each; 0: none"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of molecules and points")
 
 
 class ValidateSettings(Section):
-    """What the samples are held against."""
+    """What the samples are compared with."""
 
     reference: str = Field(
         "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
@@ -234,15 +241,13 @@ class ValidateSettings(Section):
     @property
     def reference_is_split(self) -> bool:
         """Whether the reference is a split of the data; else it is 'moses' or a file."""
-        return self.reference != "moses" and not re.search(
-            r"\.(smi|csv|tsv|parquet)(\.gz)?$", self.reference, re.IGNORECASE
-        )
+        return self.reference != "moses" and find_suffix(self.reference) is None
 
 
 class TrackingSettings(Section):
     """MLflow. A machine setting: a change re-runs nothing."""
 
-    enabled: bool = Field(True, description="mirror each stage to MLflow")
+    enabled: bool = Field(True, description="log each stage to MLflow")
     uri: str | None = Field(
         None, description="tracking server or store; null: MLFLOW_TRACKING_URI, else a SQLite file in results/"
     )
@@ -258,7 +263,7 @@ class Settings(Section):
     """All that defines one experiment."""
 
     data: DataSettings
-    start: StartSettings = Field(default_factory=StartSettings)
+    finetune: FinetuneSettings = Field(default_factory=FinetuneSettings)
     featurize: FeaturizeSettings = Field(default_factory=FeaturizeSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -270,21 +275,25 @@ class Settings(Section):
     model_config = ConfigDict(populate_by_name=True)
 
     @model_validator(mode="after")
-    def _want_what_the_model_can_tell(self) -> Settings:
-        if unknown := [name for name in self.sample.wanted if name not in self.featurize.properties]:
-            raise ValueError(f"sample.wanted: {', '.join(unknown)} must be named in featurize.properties, too")
-        if self.sample.wanted and not (
+    def _check_target_properties(self) -> Settings:
+        if unknown := [name for name in self.sample.target_properties if name not in self.featurize.properties]:
+            names = ", ".join(unknown)
+            raise ValueError(f"sample.target_properties: {names} must be named in featurize.properties, too")
+        if self.sample.target_properties and not (
             self.model.variational and self.model.prior == "normal" and self.prior.kind in ("as_trained", "normal")
         ):
-            raise ValueError("sample.wanted: needs a VAE (model.variational) whose samples come from a normal prior")
+            raise ValueError(
+                "sample.target_properties: needs a VAE (model.variational) whose samples come from a normal prior"
+            )
         return self
 
-    def section(self, name: str) -> dict[str, Any]:
-        """One block as plain JSON-able values, as it is handed to a stage and tracked."""
-        return self.model_dump(by_alias=True)[name]
+    def dump_section(self, name: str) -> dict[str, Any]:
+        """Convert one section to plain JSON-able values, as it is handed to a stage and tracked."""
+        section: dict[str, Any] = self.model_dump(by_alias=True)[name]
+        return section
 
-    def apart_from_seeds(self) -> dict[str, Any]:
-        """All of it but the seeds: equal for runs that may be pooled."""
+    def dump_without_seeds(self) -> dict[str, Any]:
+        """Convert all of it but the seeds to plain values: equal for runs that may be pooled."""
         whole = self.model_dump(by_alias=True)
         return {name: {key: value for key, value in block.items() if key != "seed"} for name, block in whole.items()}
 
@@ -299,49 +308,63 @@ class Config(Settings):
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
 
 
-def read_config(content: dict[str, Any]) -> tuple[dict[str, Settings], TrackingSettings]:
-    """Check a whole config and merge each experiment into the common settings.
+def parse_config(content: dict[str, Any]) -> tuple[dict[str, Settings], TrackingSettings]:
+    """Parse a whole config and merge each experiment into the common settings.
 
     Returns:
         the settings of each experiment by name, and where to track.
+
     Raises:
         ConfigError: naming the key as 'section.key', what is wrong and the nearest key that exists.
     """
-    config = parse(Config, content)
-    if taken := RESERVED.intersection(config.experiments):
+    config = parse_settings(Config, content)
+    if taken := RESERVED_NAMES.intersection(config.experiments):
         raise ConfigError(f"experiments.{taken.pop()}: results/ has another use for this folder. Choose another name.")
     common = {name: value for name, value in content.items() if name not in {"experiments", "tracking"}}
     experiments = {
-        name: parse(Settings, merge(common, overrides), f"experiments.{name}.")
+        name: parse_settings(Settings, merge_settings(common, overrides), f"experiments.{name}.")
         for name, overrides in config.experiments.items()
     }
     return experiments, config.tracking
 
 
-def merge(common: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """`common` with `overrides` laid over it, block by block."""
+def merge_settings(common: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Lay `overrides` over `common`, section by section.
+
+    >>> merge_settings({"train": {"epochs": 5, "seed": 0}}, {"train": {"epochs": 1}})
+    {'train': {'epochs': 1, 'seed': 0}}
+    """
     merged = copy.deepcopy(common)
     for key, value in overrides.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge_settings(merged[key], value) if both else value
     return merged
 
 
-def parse(kind: type[SectionType], content: Any, where: str = "") -> SectionType:
-    """Build a block of settings from plain values, or say in one message all that is wrong with them."""
+def parse_settings(kind: type[SectionType], content: Any, where: str = "") -> SectionType:
+    """Build a section of settings from plain values.
+
+    Args:
+        kind: class of the section.
+        content: plain values by key.
+        where: prefix of the keys in the error, "train.".
+
+    Raises:
+        ConfigError: with a line for each thing that is wrong.
+    """
     try:
         return kind.model_validate(content)
     except ValidationError as err:
-        lines = [_explain(kind, detail, where) for detail in err.errors()]
+        lines = [_explain_error(kind, detail, where) for detail in err.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
-def _explain(kind: type[BaseModel], detail: Any, where: str) -> str:
-    """One line for one finding: the key, what is wrong with it, what would be right."""
+def _explain_error(kind: type[BaseModel], detail: Any, where: str) -> str:
+    """One line for one problem: the key, what is wrong with it, what would be right."""
     path = [str(part) for part in detail["loc"] if part != "[key]"]
     key = where + ".".join(path)
     if detail["type"] == "extra_forbidden":
-        return f"{key}: there is no such setting.{did_you_mean(path[-1], _keys(kind, path[:-1]))}"
+        return f"{key}: there is no such setting.{suggest_nearest(path[-1], _list_keys(kind, path[:-1]))}"
     if detail["type"] == "missing":
         return f"{key}: this setting is required and missing."
     if isinstance(detail["input"], str) and detail["type"] in {"float_parsing", "int_parsing"}:
@@ -352,8 +375,8 @@ def _explain(kind: type[BaseModel], detail: Any, where: str) -> str:
     return f"{key.rstrip('.') or 'config'}: {message} (got {detail['input']!r})."
 
 
-def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
-    """The settings that exist at a place in the tree."""
+def _list_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """List the settings of a section of the tree."""
     for part in path:
         field = next((f for name, f in kind.model_fields.items() if part in (name, f.alias)), None)
         if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
@@ -362,8 +385,8 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of the config file, for editors and catalogs; unknown keys are refused everywhere."""
+def build_json_schema() -> dict[str, Any]:
+    """Build the JSON schema (draft 2020-12) of the config file, for editors and catalogs; it refuses unknown keys."""
     schema = Config.model_json_schema(by_alias=True)
     for definition in schema["$defs"].values():
         definition.pop("required", None)  # an experiment or an overlay file states only what differs
@@ -381,4 +404,4 @@ if __name__ == "__main__":
     import json
 
     print("# Written by `make schema` from molvae/config.py. JSON is YAML.")
-    print(json.dumps(json_schema(), indent=1))
+    print(json.dumps(build_json_schema(), indent=1))

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each says what happened, where, and what to do."""
+"""The errors of the package. Each message says what happened, where, and what to do."""
 
 from __future__ import annotations
 
@@ -23,15 +23,27 @@ class ModelFileError(MolvaeError):
 
 
 class TrainingError(MolvaeError):
-    """Training that cannot go on: loss not finite, nothing to train on."""
+    """Training that cannot continue: the loss is not finite, or there is nothing to train on."""
 
 
 class Interrupted(MolvaeError):
-    """A stage was asked to stop, and what it saved holds all that is needed to go on."""
+    """A stage was asked to stop, and has saved all that is needed to resume."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean X?' for the nearest known word, else the list of the known ones."""
+class Rejected(Exception):
+    """A row that becomes no molecule: a reason code for counting and a detail for reading."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """Write " Did you mean X?" for the known word nearest to `word`, else list the known ones.
+
+    >>> suggest_nearest("epoch", ["epochs", "batch_size"])
+    " Did you mean 'epochs'?"
+    """
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(known)}."

@@ -1,9 +1,9 @@
-"""Whether a string of symbols says what it means: decoded to a molecule and encoded again it is the same string.
+"""Round-trip consistency: a string of SELFIES decoded to a molecule and encoded again is the same string.
 
 Every string of SELFIES decodes, so that "valid" tells nothing of a model. But each molecule has one string that the
-training data would hold, that of its canonical SMILES; a model that writes another one has made a mistake, as one that
-writes an invalid SMILES has. To leave such strings out is to draw from what the model says of strings that can be,
-and what drops invalid SMILES from the published figures.
+training data would hold, that of its canonical SMILES; a model that generates another one has made a mistake, like one
+that generates an invalid SMILES. Rejecting such strings samples the model conditioned on round-trip consistency, the
+analogue of discarding invalid SMILES in the published metrics.
 Source: Skinnider 2024 (doi:10.1038/s42256-024-00821-x) on why that makes better molecules.
 """
 
@@ -11,34 +11,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from molvae.chemistry.descriptors import canonical
-from molvae.chemistry.selfies_codec import Caps, decode, encode
-from molvae.chemistry.standardise import Rejected, parse
+from molvae.chemistry.descriptors import to_canonical_smiles
+from molvae.chemistry.selfies_codec import Constraints, decode_selfies, encode_smiles
+from molvae.chemistry.standardise import parse_smiles
+from molvae.errors import Rejected
 
 
-def encoded_again(canonical: str) -> list[str]:
-    """Symbols of a canonical SMILES; none where there is no molecule, or SELFIES cannot write it."""
+def reencode(canonical: str) -> list[str]:
+    """Encode a canonical SMILES; no symbols where it is empty, or SELFIES cannot write it."""
     try:
-        return encode(canonical) if canonical else []
+        return encode_smiles(canonical) if canonical else []
     except Rejected:
         return []
 
 
-def is_stable(symbols: Sequence[str], caps: Caps) -> bool:
-    """Whether the string of a molecule's canonical SMILES is the one that the molecule was decoded from."""
-    return stable_form(symbols, caps) != ""
+def is_round_trip(symbols: Sequence[str], constraints: Constraints) -> bool:
+    """Tell whether a string is the one of the canonical SMILES of the molecule that it decodes to."""
+    return compute_round_trip_smiles(symbols, constraints) != ""
 
 
-def stable_form(symbols: Sequence[str], caps: Caps) -> str:
-    """Canonical SMILES of the molecule that a stable string stands for; "" for a string that is not stable."""
+def compute_round_trip_smiles(symbols: Sequence[str], constraints: Constraints) -> str:
+    """Compute the canonical SMILES of the molecule that a string stands for; "" if it fails the round trip."""
     try:
-        form = canonical(parse(decode(symbols, caps)))
+        canonical = to_canonical_smiles(parse_smiles(decode_selfies(symbols, constraints)))
     except Rejected:
         return ""
-    return form if encoded_again(form) == list(symbols) else ""
+    return canonical if reencode(canonical) == list(symbols) else ""
 
 
-def are_stable(task: tuple[Sequence[Sequence[str]], Caps]) -> list[bool]:
-    """The same for many strings under the same caps."""
-    strings, caps = task
-    return [is_stable(symbols, caps) for symbols in strings]
+def check_round_trips(task: tuple[Sequence[Sequence[str]], Constraints]) -> list[bool]:
+    """Tell of each of many strings under the same constraints whether it is round-trip consistent."""
+    strings, constraints = task
+    return [is_round_trip(symbols, constraints) for symbols in strings]

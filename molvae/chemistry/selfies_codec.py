@@ -1,8 +1,8 @@
-"""SELFIES symbols of a molecule and back, under bonding caps that are a value and not a state of the process.
+"""SMILES to SELFIES symbols and back, under bond constraints that are a value and not a state of the process.
 
-`selfies` keeps its caps in a global, gives every element outside its table eight bonds (which RDKit then
-refuses), and workers started afresh do not inherit the table. Here caps are a plain dict that travels with the
-model; each call sees to it that they are the ones in force.
+`selfies` keeps its semantic constraints in a global variable, which spawned workers do not inherit, and gives every
+element outside its table eight bonds, which RDKit then refuses. Here the constraints are a plain dict that is stored
+with the model; each call makes sure that they are the ones in use.
 """
 
 from __future__ import annotations
@@ -16,97 +16,101 @@ from functools import cache
 import selfies
 from rdkit import Chem, rdBase
 
-from molvae.chemistry.standardise import Rejected
-from molvae.errors import ModelFileError
+from molvae.errors import ModelFileError, Rejected
 
-Caps = dict[str, int]  # "C", "N+1", … -> most bonds, explicit hydrogens counted; "?" for any other, never used
+Constraints = dict[str, int]  # "C", "N+1", … -> most bonds, explicit hydrogens counted; "?": any other, never used
 
 _BRACKET_ATOM = re.compile(r"\[\d*([A-Z][a-z]?|[a-z]{1,2})@{0,2}(?:H\d*)?([+-]*\d*)(?::\d+)?\]")
 _ATOM_SYMBOL = re.compile(r"^\[[=#/\\]*\d*([A-Z][a-z]?)@{0,2}(?:H\d+)?([+-]\d+)?\]$")
 _lock = threading.RLock()
 
 
-def encode(smiles: str) -> list[str]:
-    """SELFIES symbols of a canonical SMILES.
+def encode_smiles(smiles: str) -> list[str]:
+    """Encode a SMILES as SELFIES symbols, in its order of atoms.
 
     Raises:
-        Rejected: `not_selfies`, with the reason in the detail: the molecule breaks a bonding cap, or holds
+        Rejected: `not_selfies`, with the reason in the detail: the molecule breaks a bond constraint, or holds
             something the grammar has no symbol for.
+
+    >>> encode_smiles("OC=O")
+    ['[O]', '[C]', '[=O]']
     """
     try:
-        with in_force(caps_of(_elements(smiles))):
+        with use_constraints(extend_default_constraints(_iter_bracket_atoms(smiles))):
             return list(selfies.split_selfies(selfies.encoder(smiles)))
     except (selfies.EncoderError, ValueError) as err:  # ValueError: SELFIES has no such element (Nh, Mc, Ts, Og)
         lines = [line.strip() for line in str(err).splitlines() if line.strip()]
         raise Rejected("not_selfies", "; ".join(lines[:2]) or type(err).__name__) from None
 
 
-def decode(symbols: Iterable[str], caps: Caps) -> str:
-    """SMILES that a sequence of symbols stands for; "" where they stand for no atom.
+def decode_selfies(symbols: Iterable[str], constraints: Constraints) -> str:
+    """Decode SELFIES symbols to a SMILES; "" where they stand for no atom.
 
-    Total: any sequence of the symbols that `encode` gives decodes. The result is not canonical.
+    Total: any sequence of the symbols that `encode_smiles` gives decodes. The result is not canonical.
 
     Raises:
-        ModelFileError: a symbol or a cap that SELFIES does not know, which no `encode` and no `caps_for` makes.
+        ModelFileError: a symbol or a constraint that SELFIES does not know, which neither `encode_smiles` nor
+            `build_constraints` makes.
     """
     try:
-        with in_force(caps):
-            return selfies.decoder("".join(symbols))
+        with use_constraints(constraints):
+            smiles: str = selfies.decoder("".join(symbols))
+            return smiles
     except (selfies.DecoderError, ValueError) as err:
-        raise ModelFileError(f"SELFIES refuses a symbol or a bonding cap: {str(err).splitlines()[0]}.") from None
+        raise ModelFileError(f"SELFIES refuses a symbol or a bond constraint: {str(err).splitlines()[0]}.") from None
 
 
-def split(string: str) -> list[str]:
-    """The symbols of a SELFIES string."""
+def split_selfies(string: str) -> list[str]:
+    """Split a SELFIES string into its symbols."""
     return list(selfies.split_selfies(string))
 
 
-def caps_for(symbols: Iterable[str]) -> Caps:
-    """Bonding caps with an explicit entry for every element and charge that the symbols name."""
-    found = {match.groups() for symbol in symbols if (match := _ATOM_SYMBOL.match(symbol))}
-    return caps_of(_key(element, charge or "") for element, charge in found)
+def build_constraints(symbols: Iterable[str]) -> Constraints:
+    """Build bond constraints with an explicit entry for every element and charge that the symbols name."""
+    atoms = {match.groups() for symbol in symbols if (match := _ATOM_SYMBOL.match(symbol))}
+    return extend_default_constraints(_make_key(element, charge or "") for element, charge in atoms)
 
 
-def caps_of(keys: Iterable[str]) -> Caps:
-    """The caps of SELFIES' own table, nowhere above what RDKit accepts, and those of `keys` as RDKit has them."""
-    caps = dict(_default_caps())
+def extend_default_constraints(keys: Iterable[str]) -> Constraints:
+    """Take the constraints of SELFIES, nowhere above what RDKit accepts, and add those of `keys` as RDKit has them."""
+    constraints = dict(_load_default_constraints())
     for key in keys:
-        if key not in caps:
-            caps[key] = _most_bonds(key)
-    return caps
+        if key not in constraints:
+            constraints[key] = _find_max_bonds(key)
+    return constraints
 
 
 @contextmanager
-def in_force(caps: Caps) -> Iterator[None]:
-    """Make `caps` the ones that selfies uses, for one thread at a time."""
+def use_constraints(constraints: Constraints) -> Iterator[None]:
+    """Make `constraints` the ones that selfies uses, for one thread at a time."""
     with _lock:
-        if selfies.get_semantic_constraints() != caps:
-            selfies.set_semantic_constraints(dict(caps))
+        if selfies.get_semantic_constraints() != constraints:
+            selfies.set_semantic_constraints(dict(constraints))
         yield
 
 
 @cache
-def _default_caps() -> Caps:
+def _load_default_constraints() -> Constraints:
     preset = selfies.get_preset_constraints("default")
-    return {key: 1 if key == "?" else min(cap, _most_bonds(key)) for key, cap in preset.items()}
+    return {key: 1 if key == "?" else min(most, _find_max_bonds(key)) for key, most in preset.items()}
 
 
 @cache
-def _most_bonds(key: str) -> int:
+def _find_max_bonds(key: str) -> int:
     """Most single bonds RDKit lets an atom of this element and charge have, at most 8. Source: trying it."""
     with rdBase.BlockLogs():
         accepted = [n for n in range(9) if Chem.MolFromSmiles(f"[{key}]" + "(*)" * n) is not None]
     return max(accepted, default=0)
 
 
-def _elements(smiles: str) -> Iterator[str]:
-    """The keys of the atoms that a SMILES writes in brackets; the others are all in SELFIES' own table."""
+def _iter_bracket_atoms(smiles: str) -> Iterator[str]:
+    """Find the keys of the atoms that a SMILES has in brackets; all others are in the table of SELFIES."""
     if "[" in smiles:
         for element, charge in _BRACKET_ATOM.findall(smiles):
-            yield _key(element.capitalize(), charge)
+            yield _make_key(element.capitalize(), charge)
 
 
-def _key(element: str, charge: str) -> str:
+def _make_key(element: str, charge: str) -> str:
     """'N' and '+' -> 'N+1', as selfies names it."""
     if not charge:
         return element

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from molvae.runtime.seeds import derive
+from molvae.errors import Rejected
 
 _CHARGE = re.compile(r"[+-]\d*(?::\d+)?\]")
-LONGEST_TEXT = 5000  # characters; RDKit needs minutes and gigabytes for strings of megabytes
-
-
-class Rejected(Exception):
-    """A row that becomes no molecule: a reason code for counting and a detail for reading."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+MAX_CHARACTERS = 5000  # of a SMILES; RDKit needs minutes and gigabytes for strings of megabytes
 
 
 def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = True, stereo: str = "keep") -> str:
-    """Canonical SMILES of the molecule that `text` writes; atom-map numbers go.
+    r"""Standardise the molecule that `text` writes; atom-map numbers are removed.
 
     Args:
-        largest_fragment: keep the fragment with most heavy atoms (salts and solvents go).
+        text: a SMILES.
+        largest_fragment: keep the fragment with most heavy atoms (salts and solvents are dropped).
         neutralise: add or remove H+ where that removes a charge; nitro groups and the like stay.
-        stereo: "keep", or "strip" for a molecule without @, / and \\ marks.
+        stereo: "keep", or "strip" for a molecule without @, / and \ marks.
+
+    Returns:
+        its canonical SMILES.
+
     Raises:
         Rejected: `empty`, `too_long`, `not_smiles`, `unphysical` (RDKit's reason in the detail) or `wildcard_atom`.
+
+    >>> standardise("OC(=O)c1ccccc1.[Na+]")
+    'O=C(O)c1ccccc1'
     """
-    mol = parse(text)
+    mol = parse_smiles(text)
     edited = False
     if largest_fragment and "." in text:
-        mol, edited = _chooser().choose(mol), True
+        mol, edited = _load_fragment_chooser().choose(mol), True
     if neutralise and _CHARGE.search(text):
-        mol, edited = _uncharger().uncharge(mol), True
+        mol, edited = _load_uncharger().uncharge(mol), True
     if ":" in text:
         for atom in mol.GetAtoms():
             atom.SetAtomMapNum(0)
@@ -45,41 +47,52 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
     if stereo == "strip" and any(mark in text for mark in "@/\\"):
         Chem.RemoveStereochemistry(mol)
         edited = True
-    smiles = Chem.MolToSmiles(mol)
+    smiles: str = Chem.MolToSmiles(mol)
     if edited:  # perception runs on reading only: an edited molecule is canonical after one more turn
-        smiles = Chem.MolToSmiles(parse(smiles))
+        smiles = Chem.MolToSmiles(parse_smiles(smiles))
     return smiles
 
 
-def randomise(smiles: str, n: int) -> list[str]:
-    """`n` spellings of a molecule, each from a random atom along a random path; some may be the same.
+def randomise_smiles(smiles: str, n: int, seed: int) -> list[str]:
+    """Write a molecule as `n` randomised SMILES, each from a random atom along a random path; some may be the same.
 
-    They depend on the canonical SMILES `smiles` only, and the first of many are those of few.
+    The first of many are those of few.
+
+    Args:
+        smiles: of the molecule.
+        n: how many.
+        seed: any number.
     """
-    seed = 1 + derive(0, "variants", smiles) % (2**31 - 1)  # RDKit takes 0 for no seed
-    return list(Chem.MolToRandomSmilesVect(parse(smiles), n, seed))
+    rdkit_seed = 1 + seed % (2**31 - 1)  # RDKit takes 0 for no seed
+    return list(Chem.MolToRandomSmilesVect(parse_smiles(smiles), n, rdkit_seed))
 
 
-def parse(text: str) -> Chem.Mol:
-    """RDKit molecule of a SMILES; an empty string, which RDKit takes for a molecule without atoms, is refused.
+@contextmanager
+def silence_rdkit() -> Iterator[None]:
+    """Keep RDKit from printing what it cannot parse: here that becomes the reason of a rejection."""
+    with rdBase.BlockLogs():
+        yield
+
+
+def parse_smiles(text: str, *, silence: bool = True) -> Chem.Mol:
+    """Parse a SMILES; an empty string, which RDKit takes for a molecule without atoms, is refused.
+
+    Args:
+        text: a SMILES.
+        silence: False for callers within `silence_rdkit`, which is a third faster for many molecules.
 
     Raises:
         Rejected: see `standardise`.
     """
-    with rdBase.BlockLogs():  # what RDKit would print becomes the reason instead
-        return read(text)
-
-
-def read(text: str) -> Chem.Mol:
-    """The same for callers that silence RDKit themselves, once for many: a third faster."""
-    text = text.strip()
-    if not text:
-        raise Rejected("empty")
-    if len(text) > LONGEST_TEXT:
-        raise Rejected("too_long", f"{len(text)} characters")
-    mol = Chem.MolFromSmiles(text)
-    if mol is None:
-        raise _explain(text)
+    with rdBase.BlockLogs() if silence else nullcontext():
+        text = text.strip()
+        if not text:
+            raise Rejected("empty")
+        if len(text) > MAX_CHARACTERS:
+            raise Rejected("too_long", f"{len(text)} characters")
+        mol = Chem.MolFromSmiles(text)
+        if mol is None:
+            raise _explain_rejection(text)
     if mol.GetNumAtoms() == 0:
         raise Rejected("empty")
     if "*" in text:
@@ -87,7 +100,7 @@ def read(text: str) -> Chem.Mol:
     return mol
 
 
-def _explain(text: str) -> Rejected:
+def _explain_rejection(text: str) -> Rejected:
     """Why RDKit refuses a string: its grammar or its chemistry."""
     mol = Chem.MolFromSmiles(text, sanitize=False)
     if mol is None:
@@ -97,10 +110,10 @@ def _explain(text: str) -> Rejected:
 
 
 @cache
-def _chooser() -> rdMolStandardize.LargestFragmentChooser:
+def _load_fragment_chooser() -> rdMolStandardize.LargestFragmentChooser:
     return rdMolStandardize.LargestFragmentChooser()
 
 
 @cache
-def _uncharger() -> rdMolStandardize.Uncharger:
+def _load_uncharger() -> rdMolStandardize.Uncharger:
     return rdMolStandardize.Uncharger()

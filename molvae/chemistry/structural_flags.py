@@ -1,4 +1,4 @@
-"""What a chemist would object to first in a molecule, in words. A valid SMILES can have all of it."""
+"""Structural flags: what a chemist would question first in a molecule, in words. A valid SMILES can have all of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import cache
 
 from rdkit import Chem
 
-from molvae.chemistry.alerts import Composition, Screen
+from molvae.chemistry.alerts import Composition, SubstructureScreen
 
-LARGE_RING = 8  # atoms; rings above are rare in drugs, and a known artefact of SELFIES ring tokens
+LARGE_RING_ATOMS = 8  # rings above are rare in drugs, and a known artefact of SELFIES ring tokens
 RINGS = {
     "cumulated double bonds in a ring": "[R;X2](=[R])=[R]",
     "triple bond in a ring of up to 8 atoms": "[r3,r4,r5,r6,r7,r8]#[r3,r4,r5,r6,r7,r8]",
@@ -27,20 +27,22 @@ VALENCES = {
 PATTERNS = [*RINGS, *VALENCES]
 
 
-def oddities(mol: Chem.Mol, largest_ring: int, composition: Composition) -> list[str]:
-    """Radicals, large or strained rings and unusual valences of a molecule; empty for most drugs.
+def find_structural_flags(mol: Chem.Mol, largest_ring: int, composition: Composition) -> list[str]:
+    """Find radicals, large or strained rings and unusual valences of a molecule; none in most drugs.
 
     Args:
+        mol: the molecule.
         largest_ring: atoms in its largest ring.
+        composition: of the molecule.
     """
-    found = []
+    flags = []
     if radicals := composition.radicals:
-        found.append(f"{radicals} radical electron{'s' if radicals > 1 else ''}")
-    if largest_ring > LARGE_RING:
-        found.append(f"{largest_ring}-membered ring")
-    return found + [PATTERNS[number] for number in _screen().matches(mol, composition)]
+        flags.append(f"{radicals} radical electron{'s' if radicals > 1 else ''}")
+    if largest_ring > LARGE_RING_ATOMS:
+        flags.append(f"{largest_ring}-membered ring")
+    return flags + [PATTERNS[number] for number in _load_screen().find_matches(mol, composition)]
 
 
 @cache
-def _screen() -> Screen:
-    return Screen([Chem.MolFromSmarts(smarts) for smarts in (RINGS | VALENCES).values()])
+def _load_screen() -> SubstructureScreen:
+    return SubstructureScreen([Chem.MolFromSmarts(smarts) for smarts in (RINGS | VALENCES).values()])

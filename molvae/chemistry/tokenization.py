@@ -1,16 +1,16 @@
-"""SELFIES with brackets: branches that say where they end, and rings whose two ends bear a name, in place of numbers.
+"""Tokenization: SELFIES with brackets, where branches say where they end and the two ends of a ring share a name.
 
-SELFIES writes the length of a branch before it, and the distance to a ring's other atom behind it. A model that writes
-them has to count, over fifty symbols at times, and where it miscounts another molecule comes out. With brackets there
-is nothing to count. Methylcyclopropane with a hydroxyl group, OC1(C)CC1:
+SELFIES writes the length of a branch before it, and the distance to a ring's other atom behind it. A model that
+generates them has to count, over fifty symbols at times, and where it miscounts another molecule comes out. With
+brackets there is nothing to count. Methylcyclopropane with a hydroxyl group, OC1(C)CC1:
 
     [O][C][Branch1][C][C][C][C][Ring1][Ring2]     SELFIES
     [O] [C] <1 ( [C] ) [C] [C] 1>                 with brackets
 
 "(" "=(" "#(" open a branch and ")" ends the one opened last; "<1" stands behind the atom that ring 1 starts at, "1>"
-"=1>" where it closes, and the name is free again. Either can be had from the other. Any string of such tokens stands
-for some SELFIES, and so for some molecule: an end without a beginning says nothing, a branch without an end ends with
-the string.
+"=1>" where it closes, and the name is free again. Each form can be converted to the other. Any string of such tokens
+stands for some SELFIES, and so for some molecule: an end without a beginning is ignored, a branch without an end ends
+with the string.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from typing import NamedTuple
 
 from selfies.grammar_rules import get_index_from_selfies, get_selfies_from_index
 
-from molvae.chemistry.standardise import Rejected
-from molvae.data.vocabulary import Vocabulary
-from molvae.errors import ModelFileError
+from molvae.errors import ModelFileError, Rejected
 
-END, DOT = ")", "."
-_BRANCH = re.compile(r"\[(.*)Branch(\d)\]")
-_RING = re.compile(r"\[(.*)Ring(\d)\]")
-_OPEN = re.compile(r"([-=#/\\]*)\(")
-_START = re.compile(r"<(\d+)")
-_CLOSE = re.compile(r"([-=#/\\]*)(\d+)>")
+BRANCH_END, DOT = ")", "."
+_SELFIES_BRANCH = re.compile(r"\[(.*)Branch(\d)\]")
+_SELFIES_RING = re.compile(r"\[(.*)Ring(\d)\]")
+_BRANCH_START = re.compile(r"([-=#/\\]*)\(")
+_RING_START = re.compile(r"<(\d+)")
+_RING_END = re.compile(r"([-=#/\\]*)(\d+)>")
 
 
 class _Ring(NamedTuple):
     bond: str
-    start: int  # the atom it goes back to
+    start: int  # the atom it closes to
 
 
-def bracketed(symbols: Sequence[str]) -> list[str]:
-    """The tokens that stand for the symbols of a SELFIES string.
+def tokenize(symbols: Sequence[str]) -> list[str]:
+    """Convert the symbols of a SELFIES string to tokens.
 
     Raises:
         Rejected: `not_selfies`: no string that `selfies.encoder` writes, since a branch is longer than the string, or a
             ring goes back further than to the first atom.
+
+    >>> tokenize(["[O]", "[C]", "[Branch1]", "[C]", "[C]", "[C]", "[C]", "[Ring1]", "[Ring2]"])
+    ['[O]', '[C]', '<1', '(', '[C]', ')', '[C]', '[C]', '1>']
     """
     items: list[str | int | _Ring] = []  # an int is the number of the atom before it
     ends: list[int] = []
@@ -52,15 +53,15 @@ def bracketed(symbols: Sequence[str]) -> list[str]:
     atoms, at = 0, 0
     while at < len(symbols):
         symbol, at = symbols[at], at + 1
-        if match := _BRANCH.fullmatch(symbol):
-            number, at = _number(symbols, at, int(match[2]))
+        if match := _SELFIES_BRANCH.fullmatch(symbol):
+            number, at = _read_number(symbols, at, int(match[2]))
             ends.append(at + number + 1)
             if ends[-1] > (ends[-2] if len(ends) > 1 else len(symbols)):
                 raise Rejected("not_selfies", "a branch is longer than the string")
             items.append(f"{match[1]}(")
             continue
-        if match := _RING.fullmatch(symbol):
-            number, at = _number(symbols, at, int(match[2]))
+        if match := _SELFIES_RING.fullmatch(symbol):
+            number, at = _read_number(symbols, at, int(match[2]))
             ring = _Ring(match[1], atoms - 2 - number)
             if ring.start < 0:
                 raise Rejected("not_selfies", "a ring goes back further than to the first atom")
@@ -72,81 +73,76 @@ def bracketed(symbols: Sequence[str]) -> list[str]:
                 items.append(atoms)
                 atoms += 1
         while ends and ends[-1] == at:
-            items.append(END)
+            items.append(BRANCH_END)
             ends.pop()
     if ends:
         raise Rejected("not_selfies", "a branch is longer than the string")
-    return _named(items, starts)
+    return _name_rings(items, starts)
 
 
-def _number(symbols: Sequence[str], at: int, digits: int) -> tuple[int, int]:
+def _read_number(symbols: Sequence[str], at: int, digits: int) -> tuple[int, int]:
     if at + digits > len(symbols):
         raise Rejected("not_selfies", "a number is cut off")
     return get_index_from_selfies(*symbols[at : at + digits]), at + digits
 
 
-def _named(items: list[str | int | _Ring], starts: Counter[int]) -> list[str]:
+def _name_rings(items: list[str | int | _Ring], starts: Counter[int]) -> list[str]:
     """Tokens, each ring with the least name that is free where it starts."""
     tokens: list[str] = []
-    taken: dict[int, list[int]] = {}  # names of the rings that start at an atom, in the order in which they close
+    names: dict[int, list[int]] = {}  # of the rings that start at an atom, in the order in which they close
     used: set[int] = set()
     for item in items:
         if isinstance(item, str):
             tokens.append(item)
         elif isinstance(item, _Ring):
-            name = taken[item.start].pop(0)
+            name = names[item.start].pop(0)
             used.discard(name)
             tokens.append(f"{item.bond}{name}>")
         else:
             for _ in range(starts[item]):
                 name = next(k for k in range(1, len(used) + 2) if k not in used)
                 used.add(name)
-                taken.setdefault(item, []).append(name)
+                names.setdefault(item, []).append(name)
                 tokens.append(f"<{name}")
     return tokens
 
 
-def selfies_of(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
-    """The symbols of SELFIES that the ids of a string, up to its end, stand for."""
-    return plain(vocabulary.text(ids))
-
-
-def plain(tokens: Iterable[str]) -> list[str]:
-    """The symbols of SELFIES that such tokens stand for.
+def detokenize(tokens: Iterable[str]) -> list[str]:
+    """Convert tokens to the symbols of a SELFIES string.
 
     Raises:
-        ModelFileError: one that is none of these tokens.
+        ModelFileError: one of them is no such token.
     """
     symbols: list[str] = []
     outer: list[tuple[str, list[str]]] = []  # of each open branch its bond and what stands before it
-    named: dict[str, int] = {}
+    ring_starts: dict[str, int] = {}  # name -> atom
     atoms = 0
     for token in tokens:
         if token.startswith("[") or token == DOT:
             symbols.append(token)
             atoms += token != DOT
-        elif match := _OPEN.fullmatch(token):
+        elif match := _BRANCH_START.fullmatch(token):
             outer.append((match[1], symbols))
             symbols = []
-        elif token == END:
+        elif token == BRANCH_END:
             if outer:
-                symbols = _closed(outer, symbols)
-        elif match := _START.fullmatch(token):
+                symbols = _close_branch(outer, symbols)
+        elif match := _RING_START.fullmatch(token):
             if atoms:
-                named[match[1]] = atoms - 1
-        elif match := _CLOSE.fullmatch(token):
-            number = atoms - 2 - named.pop(match[2], atoms)
+                ring_starts[match[1]] = atoms - 1
+        elif match := _RING_END.fullmatch(token):
+            number = atoms - 2 - ring_starts.pop(match[2], atoms)
             if number >= 0:
                 digits = get_selfies_from_index(number)
                 symbols += [f"[{match[1]}Ring{len(digits)}]", *digits]
         else:
             raise ModelFileError(f"{token!r} is no token of SELFIES with brackets.")
     while outer:
-        symbols = _closed(outer, symbols)
+        symbols = _close_branch(outer, symbols)
     return symbols
 
 
-def _closed(outer: list[tuple[str, list[str]]], branch: list[str]) -> list[str]:
+def _close_branch(outer: list[tuple[str, list[str]]], branch: list[str]) -> list[str]:
     bond, before = outer.pop()
     if not branch:
         return before

@@ -9,6 +9,7 @@ import typer
 
 app = typer.Typer()
 
+MoleculeFile = Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")]
 ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pretrained:NAME")]
 Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
 Column = Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")]
@@ -19,118 +20,126 @@ Temperature = Annotated[
 
 
 @app.command()
-def encode(
-    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
-    model: ModelOption, out: Table, column: Column = None,
-) -> None:  # fmt: skip
-    """Where molecules lie in the latent space: mean and log-variance of each, a row for each row."""
-    from molvae.commands import latent_space
+def encode(file: MoleculeFile, model: ModelOption, out: Table, column: Column = None) -> None:
+    """Encode molecules: mean and log-variance of each in the latent space, a row for each row."""
+    from molvae.commands.latent_space import check_table_path, encode_file, write_table
 
-    latent_space.check_suffix(out)
-    latent_space.write(latent_space.encode(file, model, column), out)
+    check_table_path(out)
+    write_table(encode_file(file, model, column), out)
 
 
 @app.command()
 def decode(
     file: Annotated[Path, typer.Argument(help="table with columns z_0 … or mu_0 …, as `molvae encode` writes it")],
-    model: ModelOption, out: Table,
-    draws: Annotated[int, typer.Option(min=1, help="molecules written for each point")] = 1,
-    temperature: Temperature = 0.0, seed: Seed = 0,
-) -> None:  # fmt: skip
-    """Molecules at latent points."""
-    from molvae.commands import latent_space
+    model: ModelOption,
+    out: Table,
+    draws: Annotated[int, typer.Option(min=1, help="molecules decoded from each point")] = 1,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Decode molecules from latent points."""
+    from molvae.commands.latent_space import check_table_path, decode_file, write_table
 
-    latent_space.check_suffix(out)
-    latent_space.write(latent_space.decode(file, model, draws=draws, temperature=temperature, seed=seed), out)
+    check_table_path(out)
+    write_table(decode_file(file, model, draws=draws, temperature=temperature, seed=seed), out)
 
 
 @app.command()
 def likelihood(
-    file: Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")],
-    model: ModelOption, out: Table, column: Column = None,
-    draws: Annotated[int, typer.Option(min=1, help="of each latent point: more come nearer to log p(x)")] = 16,
+    file: MoleculeFile,
+    model: ModelOption,
+    out: Table,
+    column: Column = None,
+    draws: Annotated[int, typer.Option(min=1, help="of each latent point: the bound tightens with more")] = 16,
     seed: Seed = 0,
-) -> None:  # fmt: skip
-    """How likely the model holds molecules to be: a lower bound of log p(x), nats."""
-    from molvae.commands import latent_space
+) -> None:
+    """Estimate how likely the model holds molecules to be: a lower bound of log p(x), nats."""
+    from molvae.commands.latent_space import check_table_path, score_likelihood, write_table
 
-    latent_space.check_suffix(out)
-    latent_space.write(latent_space.likelihood(file, model, column, draws=draws, seed=seed), out)
+    check_table_path(out)
+    write_table(score_likelihood(file, model, column, draws=draws, seed=seed), out)
 
 
 @app.command()
 def interpolate(
     start: Annotated[str, typer.Argument(help="SMILES")],
     end: Annotated[str, typer.Argument(help="SMILES")],
-    model: ModelOption, out: Table = "-",
-    steps: Annotated[int, typer.Option(min=2, help="points on the way, both ends included")] = 8,
-) -> None:  # fmt: skip
-    """Molecules on the way from one to another."""
-    from molvae.commands import latent_space
+    model: ModelOption,
+    out: Table = "-",
+    steps: Annotated[int, typer.Option(min=2, help="points of the path, both ends included")] = 8,
+) -> None:
+    """Decode molecules on the path from one to another."""
+    from molvae.commands.latent_space import check_table_path, interpolate_molecules, write_table
 
-    latent_space.check_suffix(out)
-    latent_space.write(latent_space.interpolate(start, end, model, steps), out)
+    check_table_path(out)
+    write_table(interpolate_molecules(start, end, model, steps), out)
 
 
 @app.command()
 def neighbors(
     smiles: Annotated[str, typer.Argument(help="SMILES")],
-    model: ModelOption, out: Table = "-",
+    model: ModelOption,
+    out: Table = "-",
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="latent points drawn")] = 100,
     radius: Annotated[float, typer.Option(min=0, help="1: draws of the molecule's posterior; 0: its mean")] = 0.5,
     seed: Seed = 0,
-) -> None:  # fmt: skip
-    """What the model writes near a molecule, with how often and how similar it is."""
-    from molvae.commands import latent_space
+) -> None:
+    """Decode molecules near one, with how often each occurs and how similar it is."""
+    from molvae.commands.latent_space import check_table_path, sample_neighbors, write_table
 
-    latent_space.check_suffix(out)
-    latent_space.write(latent_space.neighbors(smiles, model, n, radius, seed=seed), out)
+    check_table_path(out)
+    write_table(sample_neighbors(smiles, model, n, radius, seed=seed), out)
 
 
 @app.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="table of molecules: .csv, .tsv or .parquet, text also .gz")],
     target: Annotated[str, typer.Option(help="column with the property; rows without a number are predicted")],
-    model: ModelOption, out: Table, column: Column = None, seed: Seed = 0,
-) -> None:  # fmt: skip
-    """A property predicted from latent points, and how well: R², mean absolute error, the same from fingerprints."""
+    model: ModelOption,
+    out: Table,
+    column: Column = None,
+    seed: Seed = 0,
+) -> None:
+    """Predict a property from latent points, with R² and mean absolute error, beside a prediction from fingerprints."""
     from molvae.cli.console import print_frame
-    from molvae.commands import latent_space
+    from molvae.commands.latent_space import check_table_path, predict_property, write_table
 
-    latent_space.check_suffix(out)
-    found, scores = latent_space.predict(file, target, model, column, seed=seed)
-    latent_space.write(found, out)
+    check_table_path(out)
+    table, scores = predict_property(file, target, model, column, seed=seed)
+    write_table(table, out)
     if out != "-":
         print_frame(scores)
 
 
 @app.command()
 def optimize(
-    model: ModelOption, out: Table,
-    score: Annotated[str, typer.Option(help="qed, penalised_logp, or FILE.py:FUNCTION of a SMILES; larger is better")],
-    calls: Annotated[int, typer.Option(min=1, help="of the scoring function, at most")] = 1000,
+    model: ModelOption,
+    out: Table,
+    objective: Annotated[
+        str, typer.Option(help="qed, penalised_logp, or FILE.py:FUNCTION of a SMILES; larger is better")
+    ],
+    calls: Annotated[int, typer.Option(min=1, help="of the objective, at most")] = 1000,
     start: Annotated[
         list[str] | None, typer.Option(help="SMILES to begin with; may be given several times [default: the prior]")
     ] = None,
-    like: Annotated[str | None, typer.Option(help="SMILES that molecules have to be similar to")] = None,
-    similarity: Annotated[
-        float, typer.Option(min=0, max=1, help="to --like, at least: Tanimoto, Morgan fingerprints")
+    similar_to: Annotated[str | None, typer.Option(help="SMILES that molecules have to be similar to")] = None,
+    min_similarity: Annotated[
+        float, typer.Option(min=0, max=1, help="to --similar-to: Tanimoto, Morgan fingerprints")
     ] = 0.4,
-    known: Annotated[
-        Path | None, typer.Option(help="ledger of an earlier search, whose molecules cost no call; may be --out")
+    history: Annotated[
+        Path | None, typer.Option(help="history of an earlier search, whose molecules cost no call; may be --out")
     ] = None,
     seed: Seed = 0,
-) -> None:  # fmt: skip
-    """Search for molecules that score better; the ledger has a row for each that was scored."""
-    from molvae.cli.console import print_frame
-    from molvae.commands import latent_space
+) -> None:
+    """Search for molecules that score better; the history has a row for each that was scored."""
+    from molvae.cli.console import print_search
+    from molvae.commands.latent_space import check_table_path
     from molvae.commands.optimize import optimize
 
-    latent_space.check_suffix(out)
-    ledger = optimize(
-        model, score, calls, start=start or [], like=like, similarity=similarity, known=known, out=out, seed=seed
+    check_table_path(out)
+    table = optimize(
+        model, objective, calls, start=start or [], similar_to=similar_to, min_similarity=min_similarity,
+        history=history, out=out, seed=seed,
     )  # fmt: skip
     if out != "-":
-        failed = int(ledger["score"].isna().sum())
-        print(f"optimize: {len(ledger)} molecules scored, {failed} failed; the best:")
-        print_frame(ledger.nlargest(5, "score")[["call", "score", "smiles"]])
+        print_search(table)

@@ -1,4 +1,4 @@
-"""The commands. Each parses, calls the stage of its name, and prints; there is no logic here."""
+"""The commands. Each parses, calls the stage or command of its name, and prints; there is no logic here."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from molvae.cli import latent as latent_commands
-from molvae.cli.options import with_settings
+from molvae.cli.latent import app as latent_app
+from molvae.cli.options import add_settings_options
+from molvae.config import (
+    DataSettings,
+    FeaturizeSettings,
+    FinetuneSettings,
+    LatentSettings,
+    ModelSettings,
+    PriorSettings,
+    SampleSettings,
+    TrainSettings,
+    ValidateSettings,
+)
 from molvae.errors import Interrupted, MolvaeError
+
+if TYPE_CHECKING:
+    from molvae.tracking import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,17 +36,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="SMILES to SELFIES tokens to a VAE to new molecules. Each command is a stage of the workflow.",
 )
-track_app = typer.Typer(no_args_is_help=True, help="MLflow: bring it what it missed.")
+track_app = typer.Typer(no_args_is_help=True, help="MLflow: log what it missed.")
 app.add_typer(track_app, name="track")
-app.add_typer(latent_commands.app)  # no name: its commands are commands of this one
+app.add_typer(latent_app)  # no name: its commands are commands of this one
 
 Out = Annotated[Path, typer.Option("--out", help="where the result goes")]
-ShareOption = Annotated[
-    str, typer.Option("--share", help="do only this share, e.g. 2-of-4; the result is then a block file")
+ShardOption = Annotated[
+    str, typer.Option("--shard", help="do only this shard, e.g. 2-of-4; the result is then a shard file")
 ]
-Gather = Annotated[
-    bool, typer.Option("--gather", help="the inputs are block files, given in order; make the result of them")
-]
+Merge = Annotated[bool, typer.Option("--merge", help="the inputs are shard files, given in order; merge them")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="cores to use")]
 Gpus = Annotated[
     int,
@@ -42,9 +54,9 @@ CORES = os.cpu_count() or 1
 
 
 def main() -> None:
-    """Entry point: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others say what is wrong, no more
-    level = logging.INFO if first else logging.ERROR
+    """Run the command line: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others log errors only
+    level = logging.INFO if is_first else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # SIGTERM ends a stage as Ctrl-C does: temporary files go, its record says KILLED. `train` has a handler of its own.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -63,49 +75,53 @@ def main() -> None:
 
 
 @app.command()
-@with_settings("data")
-def fetch(data: Any, out: Out) -> None:
-    """Bring a data set here, check it, and lay it down as one table of raw rows (parquet, books beside it)."""
+@add_settings_options("data")
+def fetch(data: DataSettings, out: Out) -> None:
+    """Bring a data set here, check it, and write it as one table of raw rows (parquet, row counts beside it)."""
     from molvae.stages.fetch import fetch
 
-    _say(fetch(data, out))
+    _print_counts(fetch(data, out))
 
 
 @app.command()
-@with_settings("featurize", "start")
+@add_settings_options("featurize", "finetune")
 def featurize(
-    inputs: Annotated[list[Path], typer.Argument(help="a table that `molvae fetch` wrote, or blocks with --gather")],
-    out: Out, featurize: Any, start: Any, share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
-) -> None:  # fmt: skip
-    """Standardise SMILES, write them as SELFIES tokens, build the vocabulary, split."""
-    import tempfile
-
-    from molvae import tracking
-    from molvae.data.sharding import Share
+    inputs: Annotated[list[Path], typer.Argument(help="a table that `molvae fetch` wrote, or shards with --merge")],
+    out: Out,
+    featurize: FeaturizeSettings,
+    finetune: FinetuneSettings,
+    shard: ShardOption = "",
+    merge: Merge = False,
+    threads: Threads = CORES,
+) -> None:
+    """Standardise SMILES, convert them to SELFIES tokens, build the vocabulary, split."""
+    from molvae.data.sharding import Shard
     from molvae.stages import featurize as stage
+    from molvae.tracking import track_stage
 
-    _one(inputs, gather)
-    if share:
-        stage.featurize_block(inputs[0], featurize, out, start=start, share=Share.parse(share), workers=threads)
+    _require_one_input(inputs, merge)
+    if shard:
+        stage.featurize_shard(inputs[0], featurize, out, finetune=finetune, shard=Shard.parse(shard), workers=threads)
         return
-    params = {**featurize.model_dump(), "start": start.model_dump()}
-    with tracking.stage("featurize", experiment_dir=out.parent, params=params) as run:
-        with tempfile.TemporaryDirectory() as folder:
-            if not gather:
-                block = Path(folder) / "block.parquet"
-                stage.featurize_block(inputs[0], featurize, block, start=start, workers=threads)
-                inputs = [block]
-            books = stage.featurize(inputs, featurize, out, start=start)
-        dataset = books["dataset"]
-        run.dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
-        _close(run, books, out, "vocabulary.json", "rejected.parquet")
+    params = {**featurize.model_dump(), "finetune": finetune.model_dump()}
+    with track_stage("featurize", experiment_dir=out.parent, params=params) as run:
+        if merge:
+            counts = stage.featurize(inputs, featurize, out, finetune=finetune)
+        else:
+            counts = stage.featurize_rows(inputs[0], featurize, out, finetune=finetune, workers=threads)
+        dataset = counts["dataset"]
+        run.log_dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
+        _report_counts(run, counts, out, "vocabulary.json", "rejected.parquet")
 
 
 @app.command()
-@with_settings("model", "train", "start")
+@add_settings_options("model", "train", "finetune")
 def train(
     tokens: Annotated[Path, typer.Argument(help="folder that `molvae featurize` wrote")],
-    out: Out, model: Any, train: Any, start: Any,
+    out: Out,
+    model: ModelSettings,
+    train: TrainSettings,
+    finetune: FinetuneSettings,
     checkpoints: Annotated[
         Path | None, typer.Option(help="folder for the resume file [default: OUT/../checkpoints]")
     ] = None,
@@ -113,137 +129,137 @@ def train(
         float | None,
         typer.Option(min=0, help="wall time granted, minutes: training saves and stops before its end, exit code 75"),
     ] = None,
-    threads: Threads = CORES, gpus: Gpus = 1,
-) -> None:  # fmt: skip
-    """Train the VAE. Interrupted, the same command goes on where it was."""
-    from molvae import tracking
-    from molvae.runtime import devices
+    threads: Threads = CORES,
+    gpus: Gpus = 1,
+) -> None:
+    """Train the VAE. Interrupted, the same command resumes."""
+    from molvae.model_io.card import CARD_FILE, read_card
+    from molvae.runtime.devices import choose_device, launch_torchrun
     from molvae.stages import train as stage
+    from molvae.tracking import track_stage
 
-    device = devices.choose_device(gpus)
-    devices.launch(gpus)
-    networks = stage.networks(model, start)
-    params = {"model": networks.model_dump(), "train": train.model_dump(), "start": start.model_dump()}
-    with tracking.stage("train", experiment_dir=out.parent, params=params) as run:
-        books = stage.train(
+    device = choose_device(gpus)
+    launch_torchrun(gpus)
+    model = stage.choose_model_settings(model, finetune)
+    params = {"model": model.model_dump(), "train": train.model_dump(), "finetune": finetune.model_dump()}
+    with track_stage("train", experiment_dir=out.parent, params=params) as run:
+        counts = stage.train(
             tokens, model, train, out, checkpoints=checkpoints or out.parent / "checkpoints", threads=threads,
-            device=device, runtime=runtime, start=start,
-            on_epoch=lambda row: run.log(row, int(row["epoch"])),
+            device=device, runtime=runtime, finetune=finetune,
+            on_epoch=lambda row: run.log_metrics(row, int(row["epoch"])),
         )  # fmt: skip
-        if books:  # of several processes the first one has them
-            _close(run, books, out, "model.json", "history.csv", "dimensions.csv")
+        if counts:  # of several processes the first one has them
+            run.set_tag("molvae.provenance", read_card(out / CARD_FILE)["provenance"]["id"])
+            _report_counts(run, counts, out, "model.json", "history.csv", "dimensions.csv")
 
 
 @app.command()
-@with_settings("prior")
+@add_settings_options("prior")
 def prior(
     model: Annotated[Path, typer.Argument(help="folder that `molvae train` wrote; the prior is put into it")],
-    prior: Any,
+    prior: PriorSettings,
     tokens: Annotated[Path, typer.Option(help="folder that `molvae featurize` wrote")],
     threads: Threads = CORES,
 ) -> None:
     """Fit the prior that samples come from to the latent points of the training molecules."""
-    from molvae import tracking
     from molvae.stages import prior as stage
+    from molvae.tracking import track_stage
 
-    with tracking.stage("prior", experiment_dir=model.parent, params=prior.model_dump()) as run:
-        run.log(stage.prior(tokens, model, prior, threads=threads))
-        run.artifact(model / "prior.json")
-        run.model(model)
+    with track_stage("prior", experiment_dir=model.parent, params=prior.model_dump()) as run:
+        run.log_metrics(stage.prior(tokens, model, prior, threads=threads))
+        run.log_artifact(model / "prior.json")
+        run.log_model(model)
 
 
 @app.command()
-@with_settings("sample")
+@add_settings_options("sample")
 def sample(
-    sample: Any,
-    out: Annotated[str, typer.Option("--out", help="file .csv, .parquet or .smi; - is stdout; a folder with --gather")],
-    inputs: Annotated[list[Path] | None, typer.Argument(help="blocks, with --gather")] = None,
+    sample: SampleSettings,
+    out: Annotated[str, typer.Option("--out", help="file .csv, .parquet or .smi; - is stdout; a folder with --merge")],
+    inputs: Annotated[list[Path] | None, typer.Argument(help="shards, with --merge")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="model folder, or pretrained:NAME")] = None,
-    share: ShareOption = "", gather: Gather = False, threads: Threads = CORES, gpus: Gpus = 1,
-) -> None:  # fmt: skip
-    """Draw exactly n molecules from the prior; the i-th depends on (seed, i) only."""
-    from molvae import tracking
-    from molvae.data.sharding import Share
+    shard: ShardOption = "",
+    merge: Merge = False,
+    threads: Threads = CORES,
+    gpus: Gpus = 1,
+) -> None:
+    """Sample exactly n molecules from the prior; the i-th depends on (seed, i) only."""
+    from molvae.data.sharding import Shard
     from molvae.runtime.devices import choose_device
     from molvae.stages import sample as stage
+    from molvae.tracking import track_stage
 
-    if gather:
-        with tracking.stage("sample", experiment_dir=Path(out).parent, params=sample.model_dump()) as run:
-            _close(run, stage.sample(inputs or [], sample, Path(out)), Path(out), "samples.parquet")
+    if merge:
+        with track_stage("sample", experiment_dir=Path(out).parent, params=sample.model_dump()) as run:
+            _report_counts(run, stage.sample(inputs or [], sample, Path(out)), Path(out), "samples.parquet")
         return
     if model is None:
         raise MolvaeError("--model is missing: name the folder that `molvae train` wrote.")
     device = str(choose_device(gpus))
-    if share:
-        stage.sample_block(model, sample, Path(out), share=Share.parse(share), device=device, threads=threads)
+    if shard:
+        stage.sample_shard(model, sample, Path(out), shard=Shard.parse(shard), device=device, threads=threads)
     else:
-        stage.sample_file(model, sample, out, device=device, threads=threads)
+        stage.sample_to_file(model, sample, out, device=device, threads=threads)
 
 
 @app.command()
-@with_settings("latent")
+@add_settings_options("latent")
 def latent(
     model: Annotated[Path, typer.Argument(help="model folder, or pretrained:NAME")],
     molecules: Annotated[
         Path, typer.Argument(help="molecules it was not trained on; of `featurize`'s molecules.parquet those held out")
     ],
-    out: Out, latent: Any, threads: Threads = CORES,
-) -> None:  # fmt: skip
-    """Measure the latent space: used, filled, reconstructing, complete, continuous; with a verdict, and with maps."""
-    from molvae import tracking
+    out: Out,
+    latent: LatentSettings,
+    threads: Threads = CORES,
+) -> None:
+    """Compute latent diagnostics (usage, reconstruction, completeness, continuity), a verdict and 2-D projections."""
     from molvae.stages import latent as stage
+    from molvae.tracking import track_stage
 
-    with tracking.stage("latent", experiment_dir=out.parent, params=latent.model_dump()) as run:
-        card = stage.latent(model, molecules, latent, out, threads=threads)
-        run.log(stage.headline(card))
-        for name in ("card.json", "maps.parquet"):
-            run.artifact(out / name)
-    print(f"latent: {card['verdict']}: {card['meaning']}")
+    with track_stage("latent", experiment_dir=out.parent, params=latent.model_dump()) as run:
+        diagnostics = stage.latent(model, molecules, latent, out, threads=threads)
+        run.log_metrics(stage.collect_metrics(diagnostics))
+        for name in ("diagnostics.json", "projections.parquet"):
+            run.log_artifact(out / name)
+    print(f"latent: {diagnostics['verdict']}: {diagnostics['meaning']}")
 
 
 @app.command()
-@with_settings("validate", "sample")
+@add_settings_options("validate", "sample")
 def validate(
-    inputs: Annotated[list[Path], typer.Argument(help="table that `molvae sample` wrote, or blocks with --gather")],
-    out: Out, validate: Any, sample: Any,
+    inputs: Annotated[list[Path], typer.Argument(help="table that `molvae sample` wrote, or shards with --merge")],
+    out: Out,
+    validate: ValidateSettings,
+    sample: SampleSettings,
     tokens: Annotated[Path | None, typer.Option(help="folder that `molvae featurize` wrote")] = None,
     model: Annotated[Path | None, typer.Option(help="model folder")] = None,
     references: Annotated[
         Path | None, typer.Option(help="file of `molvae reference` [default: from the cache]")
     ] = None,
-    share: ShareOption = "", gather: Gather = False, threads: Threads = CORES,
-) -> None:  # fmt: skip
-    """Describe each sample with RDKit and score the set beside its null and its ceiling."""
-    import tempfile
-
-    from molvae import tracking
-    from molvae.data.sharding import Share
+    shard: ShardOption = "",
+    merge: Merge = False,
+    threads: Threads = CORES,
+) -> None:
+    """Describe each sample with RDKit and score the set beside its baselines."""
+    from molvae.data.sharding import Shard
     from molvae.stages import validate as stage
+    from molvae.tracking import track_stage
 
-    _one(inputs, gather)
-    if share:
-        stage.validate_block(inputs[0], out, share=Share.parse(share), workers=threads)
+    _require_one_input(inputs, merge)
+    if shard:
+        stage.validate_shard(inputs[0], out, shard=Shard.parse(shard), workers=threads)
         return
     if tokens is None or model is None:
         raise MolvaeError("--tokens and --model are needed: the training molecules and the model of the samples.")
-    with tracking.stage("validate", experiment_dir=out.parent, params=validate.model_dump()) as run:
-        with tempfile.TemporaryDirectory() as folder:
-            if not gather:
-                block = Path(folder) / "block.parquet"
-                stage.validate_block(inputs[0], block, workers=threads)
-                inputs = [block]
-            books = stage.validate(
-                inputs,
-                tokens,
-                model,
-                validate,
-                out,
-                drawn=sample,
-                references=references,
-                threads=threads,
-            )
-        run.log(stage.headline(out / "metrics.json"))
-        _close(run, books, out, "metrics.json", "molecules.parquet")
+    with track_stage("validate", experiment_dir=out.parent, params=validate.model_dump()) as run:
+        shared: dict[str, Any] = {"sample_settings": sample, "references": references, "threads": threads}
+        if merge:
+            counts = stage.validate(inputs, tokens, model, validate, out, **shared)
+        else:
+            counts = stage.validate_samples(inputs[0], tokens, model, validate, out, **shared)
+        run.log_metrics(stage.collect_metrics(out / "metrics.json"))
+        _report_counts(run, counts, out, "metrics.json", "molecules.parquet")
 
 
 @app.command()
@@ -256,7 +272,7 @@ def reference(
     ] = None,
     threads: Threads = CORES,
 ) -> None:
-    """Compute what samples are held against, once: statistics of reference molecules."""
+    """Compute the statistics of reference molecules, once, for samples to be compared with."""
     from molvae.stages.reference import reference
 
     reference(source, out, column=column, downloads=downloads, workers=threads)
@@ -273,50 +289,51 @@ def evaluate(
     column: Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")] = None,
     baselines: Annotated[bool, typer.Option(help="score random tokens and training molecules beside them")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="file .json for all of it")] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="file .csv for every sample to object to, worst first")
+    flagged: Annotated[
+        Path | None, typer.Option(help="file .csv for the samples with structural flags or alerts, worst first")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the baselines")] = 0,
-    threads: Threads = CORES, gpus: Gpus = 1,
-) -> None:  # fmt: skip
-    """Score anyone's samples: all metrics of MOSES and GuacaMol, with intervals, null and ceiling."""
+    threads: Threads = CORES,
+    gpus: Gpus = 1,
+) -> None:
+    """Score anyone's samples: all metrics of MOSES and GuacaMol, with intervals and baselines."""
     from molvae.cli.console import print_metrics
     from molvae.commands.evaluate import evaluate
     from molvae.runtime.devices import choose_device
     from molvae.runtime.files import write_json
 
-    found = evaluate(
-        file, reference, train=train, column=column, with_baselines=baselines, ledger=ledger, seed=seed,
+    evaluation = evaluate(
+        file, reference, train=train, column=column, with_baselines=baselines, flagged=flagged, seed=seed,
         threads=threads, device=str(choose_device(gpus)),
     )  # fmt: skip
     if out:
-        write_json(out, found)
-    print_metrics(found)
-    _say({"stage": "evaluate", **found["books"]})
+        write_json(out, evaluation)
+    print_metrics(evaluation)
+    _print_counts({"stage": "evaluate", **evaluation["counts"]})
 
 
 @app.command()
 def compare(
     generators: Annotated[
         list[str],
-        typer.Argument(help="metrics.json of each, the first is compared with; name=a.json,b.json for several seeds"),
+        typer.Argument(help="metrics.json of each, compared with the first; name=a.json,b.json for several seeds"),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="folder for comparison.json and comparison.html")] = None,
 ) -> None:
-    """Say of each figure whether other generators differ from the first, with intervals."""
-    from molvae import tracking
+    """Compare generators with the first, metric by metric, with intervals of the differences."""
     from molvae.cli.console import print_comparison
     from molvae.stages import compare as stage
+    from molvae.tracking import track_stage
 
     groups = stage.parse_groups(generators)
     if out is None:
         print_comparison(stage.compare(groups))
         return
-    with tracking.stage("compare", experiment_dir=out, params={"generators": ", ".join(groups)}) as run:
+    with track_stage("compare", experiment_dir=out, params={"generators": ", ".join(groups)}) as run:
         content = stage.compare(groups, out)
-        run.log(stage.headline(content))
+        run.log_metrics(stage.collect_metrics(content))
         for name in ("comparison.json", "comparison.html"):
-            run.artifact(out / name)
+            run.log_artifact(out / name)
     print_comparison(content)
 
 
@@ -327,20 +344,20 @@ def report(
     out: Out,
 ) -> None:
     """Write the report of an experiment as one self-contained HTML page."""
-    from molvae import tracking
     from molvae.stages.report import report
+    from molvae.tracking import track_stage
 
-    with tracking.stage("report", experiment_dir=out.parent, params={}) as run:
+    with track_stage("report", experiment_dir=out.parent, params={}) as run:
         report(experiment, dataset, out)
-        run.artifact(out)
+        run.log_artifact(out)
 
 
 @track_app.command("sync")
 def track_sync(results: Annotated[Path, typer.Argument(help="folder with experiments")] = Path("results")) -> None:
-    """Bring MLflow every record it lacks. Doing it again changes nothing."""
-    from molvae import tracking
+    """Log to MLflow every record that it lacks. Doing it again changes nothing."""
+    from molvae.tracking import sync_records
 
-    summary = tracking.sync(results)
+    summary = sync_records(results)
     print(summary)
     if summary.failed:
         raise typer.Exit(1)
@@ -348,31 +365,31 @@ def track_sync(results: Annotated[Path, typer.Argument(help="folder with experim
 
 @app.command()
 def doctor() -> None:
-    """Versions, devices, and what this machine can run."""
-    from molvae.commands.doctor import doctor
+    """Print versions, devices, and what this machine can run."""
+    from molvae.commands.doctor import describe_machine
 
-    print(doctor())
-
-
-def _one(inputs: list[Path], gather: bool) -> None:
-    """See that blocks only come in numbers."""
-    if len(inputs) > 1 and not gather:
-        raise MolvaeError(f"{len(inputs)} inputs; give one, or --gather with the block files of one data set.")
+    print(describe_machine())
 
 
-def _close(run: Any, books: dict[str, Any], folder: Path, *files: str) -> None:
-    """Print a stage's books, and give them and its files to the tracker."""
-    from molvae.data.accounting import figures
-
-    run.log(figures(books))
-    for name in ("books.json", *files):
-        run.artifact(folder / name)
-    _say(books)
+def _require_one_input(inputs: list[Path], merge: bool) -> None:
+    """Only shards come in numbers."""
+    if len(inputs) > 1 and not merge:
+        raise MolvaeError(f"{len(inputs)} inputs; give one, or --merge with the shard files of one data set.")
 
 
-def _say(books: dict[str, Any]) -> None:
-    rejected = ", ".join(f"{reason} {count}" for reason, count in books["rejected"].items()) or "none"
+def _report_counts(run: Run, counts: dict[str, Any], folder: Path, *files: str) -> None:
+    """Print a stage's row counts, and give them and its files to the tracker."""
+    from molvae.data.accounting import COUNTS_FILE, flatten_counts
+
+    run.log_metrics(flatten_counts(counts))
+    for name in (COUNTS_FILE, *files):
+        run.log_artifact(folder / name)
+    _print_counts(counts)
+
+
+def _print_counts(counts: dict[str, Any]) -> None:
+    rejected = ", ".join(f"{reason} {count}" for reason, count in counts["rejected"].items()) or "none"
     print(
-        f"{books['stage']}: {books['rows_in']} rows in = {books['kept']} kept + "
-        f"{sum(books['rejected'].values())} rejected ({rejected}) + {books['duplicates']} duplicates"
+        f"{counts['stage']}: {counts['rows_in']} rows in = {counts['kept']} kept + "
+        f"{sum(counts['rejected'].values())} rejected ({rejected}) + {counts['duplicates']} duplicates"
     )

@@ -1,140 +1,149 @@
-"""Stage `evaluate`: the figures of anyone's generator, from a file of SMILES."""
+"""Command `evaluate`: the metrics of anyone's generator, from a file of SMILES."""
 
 from __future__ import annotations
 
 import csv
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from molvae.chemistry.selfies_codec import Caps, caps_for, encode
-from molvae.chemistry.standardise import Rejected
-from molvae.data.readers import Row, columns_of, read_rows, smiles_column
+from molvae.chemistry.selfies_codec import Constraints, build_constraints, encode_smiles
+from molvae.data.moses import MOSES
+from molvae.data.readers import Row, find_smiles_column, read_column_names, read_rows
 from molvae.data.vocabulary import Vocabulary
-from molvae.metrics import baselines
-from molvae.metrics.evaluation import Baseline
-from molvae.metrics.evaluation import evaluate as evaluation
-from molvae.metrics.molecule_table import describe_all, describe_strings, prepare
-from molvae.metrics.reference_sets import Training
-from molvae.metrics.suite import SampleSet
-from molvae.runtime.files import replacing
-from molvae.runtime.provenance import versions
+from molvae.errors import Rejected
+from molvae.metrics.baselines import sample_random_tokens
+from molvae.metrics.definitions import RANDOM_BASELINE, TRAINING_SET_REFERENCE
+from molvae.metrics.evaluation import Baseline, evaluate_samples
+from molvae.metrics.molecule_table import describe_selfies, describe_smiles, warm_up
+from molvae.metrics.reference_cache import get_cache_folder, load_cached_references, load_cached_training_set
+from molvae.metrics.reference_sets import TrainingSet
+from molvae.metrics.sample_set import SampleSet
+from molvae.runtime.files import atomic_write
+from molvae.runtime.provenance import get_versions
 from molvae.runtime.workers import Workers
-from molvae.stages.reference import cache_folder, cached_references, cached_training
 
 log = logging.getLogger(__name__)
-ALPHABET = 2000  # training molecules whose symbols and lengths the random strings have
-LEDGER = ("row", "smiles", "reason", "oddities", "alerts", "sa", "qed", "mw", "logp")
+MAX_ALPHABET_MOLECULES = 2000  # training molecules whose symbols and lengths the random strings have
+NO_TRAINING = "none"  # what settings call it
+FLAGGED_COLUMNS = ("row", "smiles", "reason", "structural_flags", "alerts", "sa", "qed", "mw", "logp")
 
 
 def evaluate(
     file: Path,
-    reference: str = "moses",
+    reference: str = MOSES,
     *,
     train: str | None = None,
     column: str | None = None,
     with_baselines: bool = True,
-    ledger: Path | None = None,
+    flagged: Path | None = None,
     seed: int = 0,
     cache: Path | None = None,
     threads: int = 1,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The figures of the samples in a file (.smi, .csv, .tsv, .parquet, text also .gz), as metrics.json has them.
+    """Compute the metrics of samples in a file (.smi, .csv, .tsv, .parquet, text also .gz), as metrics.json has them.
 
     Args:
+        file: samples, one a row. A column `selfies` says what strings they were decoded from.
         reference: "moses", or a file with reference molecules.
         train: "moses" or a file with the training molecules; None is "moses" where the reference is, else no training
-            molecules and no figure that needs them.
-        column: with the SMILES; None is the first that is called so. A column `selfies` beside it says of the tokens.
-        with_baselines: also score random tokens (the null) and training molecules (the ceiling).
-        ledger: a .csv to write of all samples that are no molecule or that a chemist would object to, worst first.
-        cache: where statistics of references are kept; None is $MOLVAE_CACHE or ~/.cache/molvae.
+            molecules and no metric that needs them.
+        column: column of the SMILES; None is the first that is called so.
+        with_baselines: also score random tokens (the random baseline) and training molecules.
+        flagged: a .csv to write of all samples that are no molecule or have structural flags or alerts, worst first.
+        seed: of the baselines.
+        cache: folder of reference sets; None is $MOLVAE_CACHE or ~/.cache/molvae.
+        threads: of the CPU.
+        device: for ChemNet and similarities.
+
     Raises:
         DataError: a file cannot be read or has no row, or no column of that name.
     """
     import torch
 
     torch.set_num_threads(threads)
-    cache = cache or cache_folder()
-    samples_read, strings = _read(file, column)
-    smiles = [row.readable or "" for row in samples_read]
+    cache = cache or get_cache_folder()
+    rows, strings = _read_samples(file, column)
     with Workers(threads) as workers:
-        workers.start(prepare)
-        references = cached_references(reference, cache, workers=workers)
-        train = train or ("moses" if reference == "moses" else "none")
-        training = None if train == "none" else cached_training(train, cache, workers=workers)
-        log.info("%s: looking at %d samples", file, len(smiles))
-        rows = describe_all(smiles, strings, workers=workers)
-        for number, row in enumerate(samples_read):
+        workers.start(warm_up)
+        references = load_cached_references(reference, cache, workers=workers)
+        train = train or (MOSES if reference == MOSES else NO_TRAINING)
+        training = None if train == NO_TRAINING else load_cached_training_set(train, cache, workers=workers)
+        log.info("%s: describing %d samples", file, len(rows))
+        table = describe_smiles([row.usable_smiles or "" for row in rows], strings, workers=workers)
+        for number, row in enumerate(rows):
             if row.problem:
-                rows.loc[number, "reason"] = row.problem
-        samples = SampleSet(rows, workers=workers, device=device)
-        if ledger:
-            _write_ledger(rows.assign(row=range(1, len(rows) + 1), smiles=[row.smiles for row in samples_read]), ledger)
-        beside = _baselines(training, len(rows), seed, workers, device) if training and with_baselines else ()
-        found = evaluation(samples, references, training, beside, seed=seed)
-    reasons = Counter(rows.loc[~rows["is_valid"].astype(bool), "reason"])
+                table.loc[number, "reason"] = row.problem
+        samples = SampleSet(table, workers=workers, device=device)
+        if flagged:
+            _write_flagged(table.assign(row=range(1, len(rows) + 1), smiles=[row.smiles for row in rows]), flagged)
+        baselines: Iterable[Baseline] = ()
+        if training and with_baselines:
+            baselines = _iter_baselines(training, len(rows), seed, workers, device)
+        evaluation = evaluate_samples(samples, references, training, baselines, seed=seed)
+    reasons = Counter(table.loc[~table["is_valid"].astype(bool), "reason"])
     return {
-        **found,
+        **evaluation,
         "file": str(file),
         "n_samples": len(rows),
-        "books": {
+        "counts": {
             "rows_in": len(rows), "kept": len(samples.distinct), "rejected": dict(sorted(reasons.items())),
             "duplicates": len(samples.valid) - len(samples.distinct),
         },
         "seed": seed,
-        "versions": versions(),
+        "versions": get_versions(),
     }  # fmt: skip
 
 
-def _read(file: Path, column: str | None) -> tuple[list[Row], list[str | None] | None]:
+def _read_samples(file: Path, column: str | None) -> tuple[list[Row], list[str | None] | None]:
     """All rows, and the SELFIES strings where the file has them; None where a row has none."""
-    rows = list(read_rows(file, smiles_column(file, column)))
-    if "selfies" not in columns_of(file):
+    rows = list(read_rows(file, find_smiles_column(file, column)))
+    if "selfies" not in read_column_names(file):
         return rows, None
     return rows, [row.smiles or None for row in read_rows(file, "selfies")]
 
 
-def random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Caps]:
-    """`n` strings of random symbols with the alphabet and the lengths of some molecules, and the caps to decode them.
+def make_random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Constraints]:
+    """Draw `n` strings of random symbols with the alphabet and the lengths of some molecules.
 
-    No string where SELFIES can write none of these molecules.
+    Returns:
+        their symbols, and the constraints to decode them with; no string where SELFIES can write none of the molecules.
     """
     strings = []
-    for one in smiles[:ALPHABET]:
+    for text in smiles[:MAX_ALPHABET_MOLECULES]:
         try:
-            strings.append(encode(one))
+            strings.append(encode_smiles(text))
         except Rejected:
             continue
     symbols = {symbol for string in strings for symbol in string}
     if not symbols:
         return [], {}
-    vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-    return baselines.random_tokens(vocabulary, np.array([*map(len, strings)]), n, seed), vocabulary.caps
+    vocabulary = Vocabulary.build(symbols, build_constraints(symbols))
+    return sample_random_tokens(vocabulary, np.array([*map(len, strings)]), n, seed), vocabulary.constraints
 
 
-def _baselines(training: Training, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
-    random, caps = random_strings(training.draw, min(n, len(training.draw)), seed)
+def _iter_baselines(training: TrainingSet, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
+    random, constraints = make_random_strings(training.smiles, min(n, len(training.smiles)), seed)
     if random:
         log.info("scoring random tokens")
-        rows = describe_strings(random, caps, workers=workers)
-        yield Baseline("random_tokens", SampleSet(rows, workers=workers, device=device))
+        table = describe_selfies(random, constraints, workers=workers)
+        yield Baseline(RANDOM_BASELINE, SampleSet(table, workers=workers, device=device))
     log.info("scoring training molecules")
-    rows = describe_all(training.draw[-min(n, len(training.draw)) :], workers=workers)
-    yield Baseline("training_molecules", SampleSet(rows, workers=workers, device=device))
+    table = describe_smiles(training.smiles[-min(n, len(training.smiles)) :], workers=workers)
+    yield Baseline(TRAINING_SET_REFERENCE, SampleSet(table, workers=workers, device=device))
 
 
-def _write_ledger(rows: pd.DataFrame, path: Path) -> None:
-    """All rows with something to object to, invalid ones first, then by the number of objections and the SA score."""
-    texts = rows[["oddities", "alerts"]].fillna("")
+def _write_flagged(table: pd.DataFrame, path: Path) -> None:
+    """All rows that are flagged, invalid ones first, then by the number of flags and alerts and the SA score."""
+    texts = table[["structural_flags", "alerts"]].fillna("")
     count = sum(texts[name].str.split("; ").map(lambda parts: sum(map(bool, parts))) for name in texts)
-    worst = rows.assign(objections=count)[~rows["is_valid"].astype(bool) | (count > 0)]
-    worst = worst.sort_values(["is_valid", "objections", "sa"], ascending=[True, False, False], kind="stable")
-    with replacing(path) as temporary:
-        worst[list(LEDGER)].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+    worst = table.assign(n_flags=count)[~table["is_valid"].astype(bool) | (count > 0)]
+    worst = worst.sort_values(["is_valid", "n_flags", "sa"], ascending=[True, False, False], kind="stable")
+    with atomic_write(path) as temporary:
+        worst[list(FLAGGED_COLUMNS)].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)

@@ -1,4 +1,4 @@
-"""Stage by hand `optimize`: search the latent space of a model for molecules that score better."""
+"""Command `optimize`: search the latent space of a model for molecules that score better."""
 
 from __future__ import annotations
 
@@ -10,41 +10,55 @@ from pathlib import Path
 import pandas as pd
 
 from molvae.api import load
-from molvae.commands.latent_space import read_table, write
+from molvae.chemistry.oracles import Objective, get_objective
+from molvae.commands.latent_space import read_table, write_table
 from molvae.errors import MolvaeError
-from molvae.latent.optimization import Score, named
 
 
 def optimize(
-    model: Path, score: str, calls: int, *, start: list[str], like: str | None, similarity: float,
-    known: Path | None, out: str, seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Write the ledger of a search to `out` while it grows, and return it; see `molvae.api.Model.optimize`.
+    model: Path,
+    objective: str,
+    calls: int,
+    *,
+    start: list[str],
+    similar_to: str | None,
+    min_similarity: float,
+    history: Path | None,
+    out: str,
+    seed: int,
+) -> pd.DataFrame:
+    """Write the history of a search to `out` while it grows, and return it; see `molvae.api.Model.optimize`.
 
     Args:
-        score: a name, or FILE.py:FUNCTION.
-        known: file of an earlier ledger; the new rows come behind its own where it is `out`.
+        model: folder, or pretrained:NAME.
+        objective: a name, or FILE.py:FUNCTION.
+        calls: of the objective, at most.
+        start: SMILES to begin with.
+        similar_to: SMILES that molecules have to be similar to.
+        min_similarity: to it.
+        history: file of an earlier search; the new rows come behind its own where it is `out`.
         out: file .csv or .parquet, or - for stdout, at the end.
+        seed: of the search.
     """
-    function = scoring(score)
-    earlier = None if known is None else _ledger(known)
-    goes_on = known is not None and out != "-" and known.resolve() == Path(out).resolve()
+    function = load_objective(objective)
+    earlier = None if history is None else _read_history(history)
+    is_appended = history is not None and out != "-" and history.resolve() == Path(out).resolve()
 
-    def save(ledger: pd.DataFrame) -> None:
-        whole = pd.concat([earlier, ledger], ignore_index=True) if goes_on else ledger
-        write(whole.assign(call=range(1, len(whole) + 1)), out)
+    def save(table: pd.DataFrame) -> None:
+        whole = pd.concat([earlier, table], ignore_index=True) if is_appended else table
+        write_table(whole.assign(call=range(1, len(whole) + 1)), out)
 
-    found = load(model).optimize(
-        function, calls, start=start, like=like, similarity=similarity, known=earlier,
+    table = load(model).optimize(
+        function, calls, start=start, similar_to=similar_to, min_similarity=min_similarity, history=earlier,
         save=None if out == "-" else save, seed=seed,
     )  # fmt: skip
     if out == "-":
-        write(found, out)
-    return found
+        write_table(table, out)
+    return table
 
 
-def scoring(name: str) -> Score:
-    """The scoring function of a name, or of FILE.py:FUNCTION.
+def load_objective(name: str) -> Objective:
+    """Load the scoring function of a name, or of FILE.py:FUNCTION.
 
     Raises:
         MolvaeError: there is no such name, file or function.
@@ -52,26 +66,27 @@ def scoring(name: str) -> Score:
     path, colon, function = name.rpartition(":")
     if not colon:
         if name.endswith(".py"):
-            raise MolvaeError(f"--score {name}: name the function, too, as {name}:FUNCTION.")
-        return named(name)
-    spec = importlib.util.spec_from_file_location("molvae_score", path)
+            raise MolvaeError(f"--objective {name}: name the function, too, as {name}:FUNCTION.")
+        return get_objective(name)
+    spec = importlib.util.spec_from_file_location("molvae_objective", path)
     if not Path(path).is_file() or spec is None or spec.loader is None:
-        raise MolvaeError(f"--score {name}: {path} is no Python file.")
+        raise MolvaeError(f"--objective {name}: {path} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # it may import what lies beside it
     try:
         spec.loader.exec_module(module)
     except Exception as err:  # whatever somebody's file does
         where = traceback.extract_tb(err.__traceback__)[-1]
-        why = f"{type(err).__name__}: {err} ({where.filename}, line {where.lineno})"
-        raise MolvaeError(f"--score {name}: {path} cannot be run: {why}.") from err
-    if not callable(found := getattr(module, function, None)):
-        raise MolvaeError(f"--score {name}: {path} has no function {function!r}.")
-    return found
+        reason = f"{type(err).__name__}: {err} ({where.filename}, line {where.lineno})"
+        raise MolvaeError(f"--objective {name}: {path} cannot be run: {reason}.") from err
+    objective: Objective | None = getattr(module, function, None)
+    if objective is None or not callable(objective):
+        raise MolvaeError(f"--objective {name}: {path} has no function {function!r}.")
+    return objective
 
 
-def _ledger(file: Path) -> pd.DataFrame:
+def _read_history(file: Path) -> pd.DataFrame:
     try:
         return read_table(file).astype({"smiles": object, "score": float})
     except (ValueError, KeyError) as err:
-        raise MolvaeError(f"--known {file}: not a ledger with columns smiles and score ({err}).") from None
+        raise MolvaeError(f"--history {file}: not a history with columns smiles and score ({err}).") from None

@@ -1,6 +1,6 @@
 """Any file of SMILES as one stream of rows: .smi, .csv, .tsv, .parquet, each but parquet also as .gz.
 
-Rows are numbered from 1, a header not counted. Every record of the file comes out as a row, readable or not.
+Rows are numbered from 1, a header not counted. Every record of the file becomes a row, readable or not.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TextIO, cast
 
 import pyarrow
 import pyarrow.parquet
 
-from molvae.errors import DataError, did_you_mean
-from molvae.runtime.files import replacing
+from molvae.data.formats import READABLE_SUFFIXES, find_suffix
+from molvae.errors import DataError, suggest_nearest
+from molvae.runtime.files import atomic_write
 
-ROW_GROUP = 2000  # rows; the unit in which later stages share work among cores
-SPLIT = "SPLIT"
+ROW_GROUP = 2000  # rows; the unit in which later stages divide work among cores
+SPLIT_COLUMN = "SPLIT"
 SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
-SUFFIXES = (".smi", ".csv", ".tsv", ".parquet")
 
 
-class EvenWriter:
+class RowGroupWriter:
     """Writes a parquet file in row groups of ROW_GROUP rows, whatever pieces the rows come in.
 
     The same rows give the same bytes.
     """
 
     def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
-        self.path, self.schema, self.waiting, self.rows = path, schema, [], 0
+        self.path, self.schema = path, schema
+        self.pending: list[pyarrow.Table] = []
+        self.n_pending = 0
 
-    def __enter__(self) -> EvenWriter:
+    def __enter__(self) -> RowGroupWriter:
         with ExitStack() as stack:
             self.file = stack.enter_context(
-                pyarrow.parquet.ParquetWriter(stack.enter_context(replacing(self.path)), self.schema)
+                pyarrow.parquet.ParquetWriter(stack.enter_context(atomic_write(self.path)), self.schema)
             )
             self.stack = stack.pop_all()
         return self
@@ -47,21 +49,21 @@ class EvenWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._flush(1)
+            self._flush(at_least=1)
         self.stack.__exit__(kind, error, trace)
 
     def write(self, table: pyarrow.Table) -> None:
         """Add rows."""
-        self.waiting.append(table)
-        self.rows += len(table)
-        self._flush(ROW_GROUP)
+        self.pending.append(table)
+        self.n_pending += len(table)
+        self._flush(at_least=ROW_GROUP)
 
-    def _flush(self, least: int) -> None:
-        while self.rows >= least:
-            table = pyarrow.concat_tables(self.waiting).combine_chunks()
+    def _flush(self, at_least: int) -> None:
+        while self.n_pending >= at_least:
+            table = pyarrow.concat_tables(self.pending).combine_chunks()
             self.file.write_table(table.slice(0, ROW_GROUP))
             rest = table.slice(ROW_GROUP)
-            self.waiting, self.rows = [rest], len(rest)
+            self.pending, self.n_pending = [rest], len(rest)
 
 
 class Row(NamedTuple):
@@ -72,134 +74,140 @@ class Row(NamedTuple):
     problem: str | None = None
 
     @property
-    def readable(self) -> str | None:
+    def usable_smiles(self) -> str | None:
         """Its SMILES; None where the record is damaged, whatever it holds."""
         return None if self.problem else self.smiles
 
 
-def read_rows(path: Path, column: str, split_column: str = SPLIT) -> Iterator[Row]:
-    """The rows of a file.
+def read_rows(path: Path, column: str, split_column: str = SPLIT_COLUMN) -> Iterator[Row]:
+    """Read the rows of a file.
 
     Args:
-        column: by name; .smi has none: there the SMILES ends at the first white space.
-        split_column: by name; a file may do without one that is called SPLIT, but not without another.
+        path: a file of one of READABLE_SUFFIXES.
+        column: name of the SMILES column; .smi has none: there the SMILES ends at the first white space.
+        split_column: name of the split column; a file may lack one that is called SPLIT, but not another.
+
     Raises:
-        DataError: no such file or an unknown suffix, at once; no such column, no row, or a file its suffix belies,
-            while it is read.
+        DataError: no such file or an unknown suffix, at once; no such column, no row, or a file of another format than
+            its suffix says, while it is read.
     """
     path = Path(path)
-    kind = _kind(path)
-    rows = _parquet(path, column, split_column) if kind == ".parquet" else _text(path, kind, column, split_column)
-    return _at_least_one(path, rows)
+    suffix = _require_suffix(path)
+    if suffix == ".parquet":
+        return _require_a_row(path, _iter_parquet_rows(path, column, split_column))
+    return _require_a_row(path, _iter_text_rows(path, suffix, column, split_column))
 
 
-def columns_of(path: Path) -> list[str]:
-    """The names of a file's columns; none for .smi.
+def read_column_names(path: Path) -> list[str]:
+    """Read the names of a file's columns; none for .smi.
 
     Raises:
         DataError: as in `read_rows`.
     """
-    kind = _kind(Path(path))
+    suffix = _require_suffix(Path(path))
     try:
-        if kind == ".parquet":
-            return pyarrow.parquet.read_schema(path).names
-        if kind == ".smi":
+        if suffix == ".parquet":
+            return list(pyarrow.parquet.read_schema(path).names)
+        if suffix == ".smi":
             return []
-        with _open(Path(path)) as file:
-            header = next(csv.reader(file, delimiter="\t" if kind == ".tsv" else ","), [])
+        with _open_text(Path(path)) as file:
+            header = next(csv.reader(file, delimiter=_get_delimiter(suffix)), [])
         return [name.strip() for name in header]
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as err:
-        raise DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?") from err
+        raise _make_read_error(path, err) from err
 
 
-def smiles_column(path: Path, wanted: str | None = None) -> str:
-    """The column of a file that holds the SMILES: the one wanted, or the first that is called so; "" for .smi.
+def find_smiles_column(path: Path, column: str | None = None) -> str:
+    """Find the column of a file that holds the SMILES: `column`, or the first of SMILES_COLUMNS; "" for .smi.
 
     Raises:
-        DataError: none is called so.
+        DataError: none of its columns is called so.
     """
-    names = columns_of(path)
-    if wanted or not names:
-        return wanted or ""
-    if found := next((name for name in SMILES_COLUMNS if name in names), None):
-        return found
+    names = read_column_names(path)
+    if column or not names:
+        return column or ""
+    if known := next((name for name in SMILES_COLUMNS if name in names), None):
+        return known
     raise DataError(f"{path}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
 
 
-def _at_least_one(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    empty = True
+def _require_a_row(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    is_empty = True
     for row in rows:
-        empty = False
+        is_empty = False
         yield row
-    if empty:
+    if is_empty:
         raise DataError(f"{path}: the file holds no row. Give a file with at least one molecule.")
 
 
-def _kind(path: Path) -> str:
+def _require_suffix(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
-    if (kind := kind_of(path.name)) is None:
-        raise DataError(f"{path}: unknown kind of file. molvae reads {', '.join(SUFFIXES)}, text kinds also with .gz.")
-    return kind
+    if (suffix := find_suffix(path.name)) is None:
+        raise DataError(
+            f"{path}: unknown kind of file. molvae reads {', '.join(READABLE_SUFFIXES)}, text kinds also with .gz."
+        )
+    return suffix
 
 
-def kind_of(name: str) -> str | None:
-    """Which of SUFFIXES a file's name ends in, .gz aside; None: in none."""
-    name = name.lower().removesuffix(".gz")
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-
-
-def _text(path: Path, kind: str, column: str, split_column: str) -> Iterator[Row]:
+def _iter_text_rows(path: Path, suffix: str, column: str, split_column: str) -> Iterator[Row]:
     try:
-        with _open(path) as file:
-            if kind == ".smi":
+        with _open_text(path) as file:
+            if suffix == ".smi":
                 for line in file:
-                    yield _row(*(line.split(maxsplit=1)[:1] or [""]))
+                    yield _make_row(*(line.split(maxsplit=1)[:1] or [""]))
             else:
-                yield from _delimited(
-                    path, csv.reader(file, delimiter="\t" if kind == ".tsv" else ",", strict=True), column, split_column
-                )
+                records = csv.reader(file, delimiter=_get_delimiter(suffix), strict=True)
+                yield from _iter_delimited_rows(path, records, column, split_column)
     except (OSError, EOFError, zlib.error) as err:
-        raise DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?") from err
+        raise _make_read_error(path, err) from err
 
 
-def _open(path: Path) -> TextIO:
-    """Text with any line ends and without byte-order mark; bytes that are no UTF-8 come through marked."""
+def _get_delimiter(suffix: str) -> str:
+    return "\t" if suffix == ".tsv" else ","
+
+
+def _make_read_error(path: Path, err: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?")
+
+
+def _open_text(path: Path) -> TextIO:
+    """Open text with any line ends and without byte-order mark; bytes that are no UTF-8 come through marked."""
     opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=None)
+    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=None))
 
 
-def _delimited(path: Path, records: Iterator[list[str]], column: str, split_column: str) -> Iterator[Row]:
-    rows = 0
+def _iter_delimited_rows(path: Path, records: Iterator[list[str]], column: str, split_column: str) -> Iterator[Row]:
+    n_rows = 0
     try:
         header = next(records, None)
         if header is None:
             raise DataError(f"{path}: the file is empty. Give a file with a header and at least one molecule.")
-        at, split_at = _positions(path, header, column, split_column)
+        at, split_at = _find_columns(path, header, column, split_column)
         for record in records:
-            rows += 1
+            n_rows += 1
             if not record:
                 yield Row("")
             elif len(record) <= max(at, split_at):
-                yield _row(",".join(record), problem="too_few_columns")
+                yield _make_row(",".join(record), problem="too_few_columns")
             else:
-                yield _row(record[at], record[split_at] if split_at >= 0 else None)
+                yield _make_row(record[at], record[split_at] if split_at >= 0 else None)
     except csv.Error as err:
-        raise DataError(f"{path}: row {rows + 1}: {err}. Is a quotation mark left open?") from err
+        raise DataError(f"{path}: row {n_rows + 1}: {err}. Is a quotation mark left open?") from err
 
 
-def _positions(path: Path, header: list[str], column: str, split_column: str) -> tuple[int, int]:
-    """Where the two columns stand; -1 for a split column that the file may do without."""
+def _find_columns(path: Path, header: list[str], column: str, split_column: str) -> tuple[int, int]:
+    """Find where the two columns stand; -1 for a split column that the file may lack."""
     names = [name.strip() for name in header]
     for name in (column, split_column):
-        if name not in names and not (name == split_column == SPLIT):
-            hint = did_you_mean(name, names)
+        if name not in names and not (name == split_column == SPLIT_COLUMN):
+            hint = suggest_nearest(name, names)
             where = "--column on the command line, data.column and data.split_column in the config"
             raise DataError(f"{path}: no column {name!r}.{hint} Name one that is there ({where}).")
     return names.index(column), names.index(split_column) if split_column in names else -1
 
 
-def _row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:
+def _make_row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:
     try:
         (smiles + (split or "")).encode("utf-8")
         return Row(smiles.strip(), split and split.strip(), problem)
@@ -208,16 +216,16 @@ def _row(smiles: str, split: str | None = None, problem: str | None = None) -> R
         return Row(readable, None, "not_utf8")
 
 
-def _parquet(path: Path, column: str, split_column: str) -> Iterator[Row]:
+def _iter_parquet_rows(path: Path, column: str, split_column: str) -> Iterator[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        at, split_at = _positions(path, names, column, split_column)
+        at, split_at = _find_columns(path, names, column, split_column)
         column, split_column = names[at], names[split_at]  # with the blanks that they may have at their ends
         columns = [column, split_column] if split_at >= 0 else [column]
         for batch in file.iter_batches(ROW_GROUP, columns=columns):
             splits = batch[split_column].to_pylist() if split_at >= 0 else [None] * len(batch)
             for smiles, split in zip(batch[column].to_pylist(), splits, strict=True):
-                yield _row("" if smiles is None else str(smiles), None if split is None else str(split))
+                yield _make_row("" if smiles is None else str(smiles), None if split is None else str(split))
     except (pyarrow.ArrowInvalid, OSError) as err:
         raise DataError(f"{path}: cannot be read as parquet ({err}).") from err

@@ -1,6 +1,6 @@
-"""Block files: what `featurize` makes of the rows of a data set, a file for each share, read back in bounded memory.
+"""Shard files: what `featurize` makes of the rows of a data set, read back in bounded memory.
 
-A block numbers its symbols by itself, in the order it met them; the file's metadata names them.
+A shard numbers its symbols by itself, in the order it met them; the file's metadata names them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-BATCH_ROWS = 16_384  # rows of blocks that are in memory at once
+BATCH_ROWS = 16_384  # rows that are in memory at once
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
-UNKNOWN = "unknown_symbol"  # reason of molecules that the model to start from has no symbol for
-BLOCK = pyarrow.schema(
+UNKNOWN_SYMBOL = "unknown_symbol"  # reason of molecules with symbols that the model to fine-tune lacks
+SHARD_SCHEMA = pyarrow.schema(
     {
         "row": pyarrow.int64(),
         "smiles": pyarrow.string(),  # canonical if kept, else as it came
@@ -25,50 +25,55 @@ BLOCK = pyarrow.schema(
         "reason": pyarrow.string(),  # null if kept
         "detail": pyarrow.string(),
         "key": pyarrow.uint64(),  # hash of the canonical SMILES
-        "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the block's own list of symbols
-        "variants": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; empty but for training molecules
-        "replaced": pyarrow.uint8(),  # variants that are the canonical string because the random one did not do
+        "ids": pyarrow.list_(pyarrow.uint16()),  # positions in the shard's own list of symbols
+        "augmentations": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; of training molecules only
+        "fallbacks": pyarrow.uint8(),  # augmentations that are the canonical string because the random one failed
         "properties": pyarrow.list_(pyarrow.float32()),  # as featurize.properties names them
     }
 )
 
 
-def batches(blocks: Sequence[Path], columns: list[str], strings: int = 1) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of all blocks in order, some columns of them."""
-    for block in blocks:
-        yield from pyarrow.parquet.ParquetFile(block).iter_batches(max(1, BATCH_ROWS // strings), columns=columns)
+def iter_batches(shards: Sequence[Path], columns: list[str], strings_per_row: int = 1) -> Iterator[pyarrow.RecordBatch]:
+    """Read some columns of the rows of all shards in order."""
+    for shard in shards:
+        rows = max(1, BATCH_ROWS // strings_per_row)
+        yield from pyarrow.parquet.ParquetFile(shard).iter_batches(rows, columns=columns)
 
 
-def symbols_in(block: Path) -> list[str]:
-    """What the ids of a block are positions in."""
-    text = metadata(block, "symbols")
+def read_symbols(shard: Path) -> list[str]:
+    """Read the symbols that the ids of a shard are positions in."""
+    text = read_metadata(shard, "symbols")
     return text.split("\n") if text else []
 
 
-def metadata(block: Path, name: str) -> str:
-    """What the one who wrote a block says of all of it."""
-    return pyarrow.parquet.ParquetFile(block).metadata.metadata[name.encode()].decode()
+def read_metadata(shard: Path, name: str) -> str:
+    """Read an entry of a shard's metadata."""
+    text: bytes = pyarrow.parquet.ParquetFile(shard).metadata.metadata[name.encode()]
+    return text.decode()
 
 
-def read_rows(
-    blocks: Sequence[Path], kept: np.ndarray, columns: list[str], strings: int = 1
+def iter_rows(
+    shards: Sequence[Path], kept: np.ndarray, columns: list[str], strings_per_row: int = 1
 ) -> Iterator[tuple[list[str], pyarrow.RecordBatch, pyarrow.RecordBatch]]:
-    """All rows in order: the symbols that ids are positions in, rows that are kept, rows that are not.
+    """Read all rows in order: the symbols that ids are positions in, rows that are kept, rows that are not.
 
     Args:
-        strings: how many strings a row holds in these columns; with more, fewer rows are read at once.
+        shards: files, in order.
+        kept: (rows,) bool.
+        columns: names of those to read.
+        strings_per_row: in these columns; with more, fewer rows are read at once.
     """
     start = 0
-    for block in blocks:
-        own = symbols_in(block)
-        for batch in batches([block], columns, strings):
+    for shard in shards:
+        symbols = read_symbols(shard)
+        for batch in iter_batches([shard], columns, strings_per_row):
             mask = kept[start : start + len(batch)]
             start += len(batch)
-            yield own, batch.filter(pyarrow.array(mask)), batch.filter(pyarrow.array(~mask))
+            yield symbols, batch.filter(pyarrow.array(mask)), batch.filter(pyarrow.array(~mask))
 
 
-def with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
-    """Rows that are not kept; those without a reason of their own are duplicates of an earlier row."""
+def fill_duplicate_reasons(batch: pyarrow.RecordBatch) -> pyarrow.Table:
+    """Give a reason to rows that are not kept and have none: they are duplicates of an earlier row."""
     table = pyarrow.Table.from_batches([batch])
     for name, value in (("detail", "an earlier row is the same molecule"), ("reason", "duplicate")):
         filled = pyarrow.compute.if_else(pyarrow.compute.is_null(table.column("reason")), value, table.column(name))
@@ -76,44 +81,51 @@ def with_reason(batch: pyarrow.RecordBatch) -> pyarrow.Table:
     return table
 
 
-def first_of_each(blocks: Sequence[Path]) -> np.ndarray:
-    """For each row of all blocks whether it is kept: it was not rejected and no row before it is the same molecule.
+def compute_first_occurrence_mask(shards: Sequence[Path]) -> np.ndarray:
+    """Find which rows of all shards are kept: those not rejected that no row before them is the same molecule as.
 
     Keys are 64-bit hashes: at ten million molecules one false duplicate is to be expected in 370 000 runs.
+
+    Returns:
+        (rows,) bool.
     """
-    rows = sum(pyarrow.parquet.ParquetFile(block).metadata.num_rows for block in blocks)
-    passes = -(-rows // DUPLICATE_PASS_ROWS)
-    kept = np.zeros(rows, dtype=bool)
+    n_rows = sum(pyarrow.parquet.ParquetFile(shard).metadata.num_rows for shard in shards)
+    passes = -(-n_rows // DUPLICATE_PASS_ROWS)
+    kept = np.zeros(n_rows, dtype=bool)
     for number in range(passes):
-        keys, places = _keys(blocks, lambda key: key % passes == number)  # noqa: B023
+        keys, rows = _collect_keys(shards, lambda key: key % passes == number)  # noqa: B023
         _, first = np.unique(keys, return_index=True)
-        kept[places[first]] = True
+        kept[rows[first]] = True
     return kept
 
 
-def _keys(blocks: Sequence[Path], wanted: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the rows that were not rejected and whose key is wanted, and their places among all rows."""
+def _collect_keys(
+    shards: Sequence[Path], is_selected: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Collect the keys of rows that were not rejected and whose key is selected, and their places among all rows."""
     keys, places, start = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
-    for batch in batches(blocks, ["key"]):
+    for batch in iter_batches(shards, ["key"]):
         column = batch.column("key")
-        there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        own = column.drop_null().to_numpy()
-        mine = wanted(own)
-        keys.append(own[mine])
-        places.append(start + there[mine])
+        not_rejected = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        batch_keys = column.drop_null().to_numpy()
+        selected = is_selected(batch_keys)
+        keys.append(batch_keys[selected])
+        places.append(start + not_rejected[selected])
         start += len(batch)
     return np.concatenate(keys), np.concatenate(places)
 
 
-def unknown_symbols(blocks: Sequence[Path]) -> Counter[str]:
-    """Molecules that were rejected for a symbol, by symbol."""
-    found: Counter[str] = Counter()
-    for batch in batches(blocks, ["reason", "detail"]):
-        gone = batch.filter(pyarrow.compute.equal(batch.column("reason"), UNKNOWN))
-        found.update(symbol for detail in gone.column("detail").to_pylist() for symbol in detail.split(", "))
-    return found
+def count_unknown_symbols(shards: Sequence[Path]) -> Counter[str]:
+    """Count the molecules that were rejected for a symbol, by symbol."""
+    counts: Counter[str] = Counter()
+    for batch in iter_batches(shards, ["reason", "detail"]):
+        rejected = batch.filter(pyarrow.compute.equal(batch.column("reason"), UNKNOWN_SYMBOL))
+        counts.update(symbol for detail in rejected.column("detail").to_pylist() for symbol in detail.split(", "))
+    return counts
 
 
-def reasons(blocks: Sequence[Path]) -> Counter[str | None]:
-    """Rows by the reason for which they were rejected; None: by none."""
-    return Counter(reason for batch in batches(blocks, ["reason"]) for reason in batch.column("reason").to_pylist())
+def count_reasons(shards: Sequence[Path]) -> Counter[str | None]:
+    """Count the rows by the reason for which they were rejected; None: they were not."""
+    return Counter(
+        reason for batch in iter_batches(shards, ["reason"]) for reason in batch.column("reason").to_pylist()
+    )

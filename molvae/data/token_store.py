@@ -1,10 +1,10 @@
 """The token store on disk: one safetensors file, written as a stream and read in one piece.
 
 Tensors: `ids` (all tokens, uint8 or uint16), `offsets` (molecules + 1, int64), `split` (molecules, uint16: position
-in the list that the file's metadata hold under "splits"). Where the training molecules have variants, `variant_ids`
-and `variant_offsets` (variants + 1) hold these in the same way; they are no molecules of their own and in no split.
-Where the molecules have properties, `properties` (molecules × properties, float32, NaN where unknown) holds these, and
-the metadata, under "properties", their names.
+in the list that the file's metadata hold under "splits"). Where the training molecules have augmentations,
+`augmentation_ids` and `augmentation_offsets` (augmentations + 1) hold these in the same way; they are no molecules of
+their own and in no split. Where the molecules have properties, `properties` (molecules × properties, float32, NaN where
+unknown) holds these, and the metadata, under "properties", their names.
 """
 
 from __future__ import annotations
@@ -12,27 +12,37 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from molvae.errors import DataError
-from molvae.runtime.files import replacing
+from molvae.runtime.files import atomic_write
 
 if TYPE_CHECKING:
     from molvae.data.dataset import TokenSet
 
 
 HEADER_BYTES = 4096
+TOKENS_FILE, VOCABULARY_FILE = "tokens.safetensors", "vocabulary.json"  # in a folder that `featurize` writes
+
+
+class _TensorPlace(NamedTuple):
+    """Type, first byte behind the header, and last byte of a tensor."""
+
+    dtype: np.dtype
+    start: int
+    end: int
 
 
 class TokenStoreWriter:
-    """Writes molecules as they come, then variants; their numbers must be known before, those of tokens need not.
+    """Writes molecules as they come, then augmentations; how many there are must be known before, but not their tokens.
 
     The safetensors library writes only what is whole in memory; the format itself is a header and raw bytes. The
     tokens stand last, and the header, for which there is room at the start, is written when their number is known.
@@ -47,17 +57,32 @@ class TokenStoreWriter:
         vocabulary_size: int,
         molecules: int,
         splits: Sequence[str],
-        variants: int = 0,
+        augmentations: int = 0,
         properties: Sequence[str] = (),
     ) -> None:
+        """Prepare to write a store.
+
+        Args:
+            path: file to write.
+            vocabulary_size: tokens of the vocabulary, merged ones among them.
+            molecules: number of molecules to come.
+            splits: names of the splits.
+            augmentations: number of augmentations to come.
+            properties: names of the molecules' properties.
+        """
         self.dtype = np.uint8 if vocabulary_size <= 256 else np.uint16
         self.splits = {name: code for code, name in enumerate(splits)}
-        self.path, self.molecules, self.variants, self.properties = path, molecules, variants, list(properties)
+        self.path, self.molecules, self.augmentations, self.properties = (
+            path,
+            molecules,
+            augmentations,
+            list(properties),
+        )
         self.written: Counter[str] = Counter()
 
     def __enter__(self) -> TokenStoreWriter:
         with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self.path))
+            temporary = stack.enter_context(atomic_write(self.path))
             self.file = stack.enter_context(open(temporary, "wb"))
             self.stack = stack.pop_all()
         return self
@@ -65,45 +90,55 @@ class TokenStoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            for prefix, what, announced in (("", "molecules", self.molecules), ("variant_", "variants", self.variants)):
-                written = self.written[f"{prefix}offsets"]
-                if written != announced:
-                    kind, error = DataError, DataError(f"{self.path}: {written} {what} written, {announced} announced.")
-                elif announced or not prefix:  # without variants there is no tensor for them
-                    self._put(f"{prefix}offsets", np.array([self.written[f"{prefix}ids"]]))
+        if error is not None:
+            self.stack.__exit__(kind, error, trace)
+            return
+        with self.stack:  # closes and renames the file, or removes it where this block raises
+            self._finish("", "molecules", self.molecules)
+            if self.augmentations:  # without augmentations there is no tensor for them
+                self._finish("augmentation_", "augmentations", self.augmentations)
             self._write_header()
-        self.stack.__exit__(kind, error, trace)
-        if isinstance(error, DataError) and trace is None:
-            raise error
 
     def write(
-        self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str], values: np.ndarray | None = None
+        self, ids: np.ndarray, lengths: np.ndarray, splits: Sequence[str], properties: np.ndarray | None = None
     ) -> None:
-        """Add molecules: their ids one behind the other, the length, the split, and the properties, (n, P), of each."""
-        if self.properties:
-            self._put("properties", values.reshape(len(lengths) * len(self.properties)))
+        """Add molecules.
+
+        Args:
+            ids: tokens of all, one molecule behind the other.
+            lengths: (n,) tokens of each.
+            splits: name of the split of each.
+            properties: (n, P) float; None where the store has none.
+        """
+        if self.properties and properties is not None:
+            self._put("properties", properties.reshape(len(lengths) * len(self.properties)))
         self._put("split", np.array([self.splits[name] for name in splits]))
-        self._put_all("", ids, lengths)
+        self._put_strings("", ids, lengths)
 
-    def write_variants(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Add variants of training molecules likewise, once all molecules are written: their tokens stand behind."""
-        self._put_all("variant_", ids, lengths)
+    def write_augmentations(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Add augmentations of training molecules likewise, once all molecules are written: their tokens follow."""
+        self._put_strings("augmentation_", ids, lengths)
 
-    def _layout(self) -> dict[str, tuple[np.dtype, int, int]]:
-        """Type, first byte behind the header, and last byte of each tensor, the widest type first, the tokens last."""
+    def _finish(self, prefix: str, what: str, announced: int) -> None:
+        written = self.written[f"{prefix}offsets"]
+        if written != announced:
+            raise DataError(f"{self.path}: {written} {what} written, {announced} announced.")
+        self._put(f"{prefix}offsets", np.array([self.written[f"{prefix}ids"]]))
+
+    def _layout(self) -> dict[str, _TensorPlace]:
+        """Where each tensor stands, the widest type first, the tokens last."""
         layout, at = {}, 0
         for name, kind, count in (
             ("offsets", np.int64, self.molecules + 1),
-            ("variant_offsets", np.int64, self.variants + 1 if self.variants else 0),
+            ("augmentation_offsets", np.int64, self.augmentations + 1 if self.augmentations else 0),
             ("properties", np.float32, self.molecules * len(self.properties)),
             ("split", np.uint16, self.molecules),
             ("ids", self.dtype, self.written["ids"]),
-            ("variant_ids", self.dtype, self.written["variant_ids"]),
+            ("augmentation_ids", self.dtype, self.written["augmentation_ids"]),
         ):
             dtype, start = np.dtype(kind), at
             at += count * dtype.itemsize
-            layout[name] = (dtype, start, at)
+            layout[name] = _TensorPlace(dtype, start, at)
         return layout
 
     def _write_header(self) -> None:
@@ -112,12 +147,13 @@ class TokenStoreWriter:
             metadata["properties"] = json.dumps(self.properties)
         header: dict[str, object] = {"__metadata__": metadata}
         for name, (dtype, start, end) in self._layout().items():
-            if name.startswith("variant_") and not self.variants or name == "properties" and not self.properties:
+            if name.startswith("augmentation_") and not self.augmentations:
+                continue
+            if name == "properties" and not self.properties:
                 continue
             code = {"i": "I", "u": "U", "f": "F"}[dtype.kind] + str(8 * dtype.itemsize)
-            shape = (
-                [self.molecules, len(self.properties)] if name == "properties" else [(end - start) // dtype.itemsize]
-            )
+            count = (end - start) // dtype.itemsize
+            shape = [self.molecules, len(self.properties)] if name == "properties" else [count]
             header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         if len(text) > HEADER_BYTES:
@@ -127,7 +163,7 @@ class TokenStoreWriter:
         self.file.seek(0)
         self.file.write(struct.pack("<Q", HEADER_BYTES) + text.ljust(HEADER_BYTES))
 
-    def _put_all(self, prefix: str, ids: np.ndarray, lengths: np.ndarray) -> None:
+    def _put_strings(self, prefix: str, ids: np.ndarray, lengths: np.ndarray) -> None:
         starts = self.written[f"{prefix}ids"] + np.cumsum(lengths, dtype=np.int64) - lengths
         self._put(f"{prefix}offsets", starts)
         self._put(f"{prefix}ids", ids)
@@ -140,53 +176,42 @@ class TokenStoreWriter:
         self.written[name] += len(values)
 
 
-def read_tokens(path: Path) -> dict[str, TokenSet]:
-    """The molecules of a token store, split by split.
+@dataclass(frozen=True)
+class TokenStore:
+    """What a token store holds.
 
-    Raises:
-        DataError: no such file, damaged, or not a token store.
+    Attributes:
+        splits: the molecules of each split, by its name.
+        properties: names of the molecules' properties, in the order of their values.
+        augmentations: those of the training molecules, None where there are none. Of k a molecule, rows i * k to
+            i * k + k - 1 are those of molecule i of the split `train`.
     """
-    with _opened(path) as (file, names):
-        ids, offsets, split = (file.get_tensor(name) for name in ("ids", "offsets", "split"))
-        values = file.get_tensor("properties") if "properties" in file.metadata() else None
-    from molvae.data.dataset import TokenSet  # brings torch, for which workers that only write need not wait
 
-    everything = TokenSet(ids, offsets, values)
-    return {name: everything.select(np.flatnonzero(split == code)) for code, name in enumerate(names)}
+    splits: dict[str, TokenSet]
+    properties: list[str]
+    augmentations: TokenSet | None
 
+    @classmethod
+    def open(cls, path: Path) -> TokenStore:
+        """Read a token store.
 
-def read_properties(path: Path) -> list[str]:
-    """Names of the molecules' properties, in the order of their values.
+        Raises:
+            DataError: no such file, damaged, or not a token store.
+        """
+        from molvae.data.dataset import TokenSet  # brings torch, for which workers that only write need not wait
 
-    Raises:
-        DataError: as `read_tokens`.
-    """
-    with _opened(path) as (file, _):
-        return json.loads(file.metadata().get("properties", "[]"))
-
-
-def read_variants(path: Path) -> TokenSet | None:
-    """The variants of the training molecules, or None if the store holds none.
-
-    Of k variants a molecule, rows i * k to i * k + k - 1 are those of molecule i of the split `train`.
-
-    Raises:
-        DataError: as `read_tokens`.
-    """
-    with _opened(path) as (file, _):
-        if "variant_ids" not in file.keys():  # noqa: SIM118
-            return None
-        ids, offsets = (file.get_tensor(name) for name in ("variant_ids", "variant_offsets"))
-    from molvae.data.dataset import TokenSet
-
-    return TokenSet(ids, offsets)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, list[str]]]:
-    """The safetensors file of a token store, and the names of its splits."""
-    try:
-        with safe_open(path, "np") as file:
-            yield file, json.loads(file.metadata()["splits"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as err:
-        raise DataError(f"{path}: no token store ({err}). Run featurize again.") from err
+        try:
+            with safe_open(path, "np") as file:
+                metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names, properties = json.loads(metadata["splits"]), json.loads(metadata.get("properties", "[]"))
+            molecules = TokenSet(
+                tensors["ids"], tensors["offsets"], tensors["properties"] if "properties" in metadata else None
+            )
+            split = tensors["split"]
+            augmentations = None
+            if "augmentation_ids" in tensors:
+                augmentations = TokenSet(tensors["augmentation_ids"], tensors["augmentation_offsets"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as err:
+            raise DataError(f"{path}: no token store ({err}). Run featurize again.") from err
+        splits = {name: molecules.select(np.flatnonzero(split == code)) for code, name in enumerate(names)}
+        return cls(splits, properties, augmentations)

@@ -14,7 +14,7 @@ from molvae.errors import ModelFileError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -23,109 +23,131 @@ class Vocabulary:
 
     Attributes:
         symbols: of SELFIES with brackets; symbol k has id len(SPECIAL) + k.
-        caps: bonding caps, element and charge -> most bonds (see `molvae.chemistry.selfies_codec`).
+        constraints: bond constraints, element and charge -> most bonds (see `molvae.chemistry.selfies_codec`).
         merges: pairs of earlier ids that make up a merged token each (see `molvae.data.bpe`).
     """
 
     symbols: tuple[str, ...]
-    caps: dict[str, int]
+    constraints: dict[str, int]
     merges: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def build(cls, symbols: Iterable[str], caps: dict[str, int]) -> Vocabulary:
-        """Vocabulary of a set of symbols, the same whatever order they come in."""
-        return cls(tuple(sorted(set(symbols))), dict(sorted(caps.items())))
+    def build(cls, symbols: Iterable[str], constraints: dict[str, int]) -> Vocabulary:
+        """Build the vocabulary of a set of symbols, the same whatever order they come in."""
+        return cls(tuple(sorted(set(symbols))), dict(sorted(constraints.items())))
 
-    def extended(self, symbols: Iterable[str], caps: dict[str, int]) -> Vocabulary:
-        """This vocabulary with more symbols behind its own; the ids of merged tokens move up by their number.
+    def extend(self, symbols: Iterable[str], constraints: dict[str, int]) -> Vocabulary:
+        """Build a vocabulary with more symbols behind those of this one; ids of merged tokens move up by their number.
 
         Args:
-            caps: of the new symbols. Where it has a cap already it keeps its own: strings that it stands for would
-                else become other molecules.
+            symbols: those that are known already are left out.
+            constraints: of the new symbols. Where this vocabulary has a constraint it keeps it: strings that it stands
+                for would else become other molecules.
         """
         new = sorted(set(symbols) - set(self.symbols))
-        singles = len(SPECIAL) + len(self.symbols)
-        merges = tuple(tuple(k + len(new) * (k >= singles) for k in pair) for pair in self.merges)
-        return Vocabulary((*self.symbols, *new), dict(sorted({**caps, **self.caps}.items())), merges)
+        n_singles = len(SPECIAL) + len(self.symbols)
+        merges = tuple((a + len(new) * (a >= n_singles), b + len(new) * (b >= n_singles)) for a, b in self.merges)
+        return Vocabulary((*self.symbols, *new), dict(sorted({**constraints, **self.constraints}.items())), merges)
 
-    def ids_of(self, start: Vocabulary, where: str) -> list[int]:
-        """The id here of each id of the vocabulary that this one extends.
+    def map_ids_from(self, base: Vocabulary, where: str) -> list[int]:
+        """Find the id here of each id of the vocabulary that this one extends.
+
+        Args:
+            base: that vocabulary.
+            where: names the file of this one in an error.
 
         Raises:
-            ModelFileError: this is no extension of `start`; `where` names the file of this one.
+            ModelFileError: this is no extension of `base`.
         """
-        if start.extended(self.symbols[len(start.symbols) :], self.caps) != self:
+        if base.extend(self.symbols[len(base.symbols) :], self.constraints) != self:
             raise ModelFileError(
-                f"{where}: does not begin with the symbols, merges and bonding caps of the model to start from. "
-                "Featurize again with the same start.model."
+                f"{where}: does not begin with the symbols, merges and bond constraints of the model to fine-tune. "
+                "Featurize again with the same finetune.model."
             )
-        singles = len(SPECIAL) + len(start.symbols)
-        return [*range(singles), *range(len(self) - len(self.merges), len(self))]
+        n_singles = len(SPECIAL) + len(base.symbols)
+        return [*range(n_singles), *range(len(self) - len(self.merges), len(self))]
 
     def __len__(self) -> int:
         return len(SPECIAL) + len(self.symbols) + len(self.merges)
 
     @cached_property
-    def pieces(self) -> list[tuple[int, ...]]:
+    def expansions(self) -> list[tuple[int, ...]]:
         """The ids of single symbols that each id stands for; a special id or a symbol stands for itself."""
-        pieces: list[tuple[int, ...]] = [(k,) for k in range(len(SPECIAL) + len(self.symbols))]
-        for one, other in self.merges:
-            pieces.append(pieces[one] + pieces[other])
-        return pieces
+        expansions: list[tuple[int, ...]] = [(k,) for k in range(len(SPECIAL) + len(self.symbols))]
+        for left, right in self.merges:
+            expansions.append(expansions[left] + expansions[right])
+        return expansions
 
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: len(SPECIAL) + k for k, symbol in enumerate(self.symbols)}
 
-    def ids(self, symbols: Iterable[str]) -> list[int]:
-        """Ids of single symbols, nothing merged; UNK for those the vocabulary lacks."""
+    def encode(self, symbols: Iterable[str]) -> list[int]:
+        """Convert single symbols to ids, nothing merged; UNK for those the vocabulary lacks.
+
+        >>> Vocabulary.build(["[O]", "[C]"], {}).encode(["[C]", "[O]", "[Xe]"])
+        [4, 5, 3]
+        """
         return [self._ids.get(symbol, UNK) for symbol in symbols]
 
-    def text(self, ids: Sequence[int]) -> list[str]:
-        """Symbols of ids up to the first EOS, which is left out, as PAD and BOS are."""
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """Convert ids to symbols up to the first EOS, which is left out, as PAD and BOS are."""
         ids = list(ids)
         if EOS in ids:
             ids = ids[: ids.index(EOS)]
-        known = SPECIAL + self.symbols
-        return [known[k] for i in ids if i not in (PAD, BOS) for k in self.pieces[i]]
+        texts = SPECIAL + self.symbols
+        return [texts[k] for i in ids if i not in (PAD, BOS) for k in self.expansions[i]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a file."""
+        """Convert to plain values, for a file."""
         return {
             "format_version": FORMAT_VERSION,
             "special": list(SPECIAL),
             "symbols": list(self.symbols),
-            "caps": self.caps,
+            "constraints": self.constraints,
             "merges": [list(pair) for pair in self.merges],
         }
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Vocabulary:
-        """The vocabulary in a file's content.
+        """Read a vocabulary from a file's content.
+
+        Args:
+            content: what `to_json` makes.
+            where: names the file in an error.
 
         Raises:
-            ModelFileError: the content is none, or of another format; `where` names the file.
+            ModelFileError: the content is no vocabulary, or one of another format.
         """
         try:
-            good = content["format_version"] == FORMAT_VERSION and tuple(content["special"]) == SPECIAL
-            symbols, caps = tuple(content["symbols"]), dict(content["caps"])
-            merges = tuple((one, other) for one, other in content["merges"])
+            version, special = content["format_version"], tuple(content["special"])
+        except (KeyError, TypeError) as err:
+            raise _make_vocabulary_error(where, err) from None
+        other_version = f"{where}: a vocabulary of another version of molvae. Featurize again with this one."
+        if version != FORMAT_VERSION or special != SPECIAL:
+            raise ModelFileError(other_version)
+        try:
+            symbols, constraints = tuple(content["symbols"]), dict(content["constraints"])
+            merges = tuple((left, right) for left, right in content["merges"])
         except (KeyError, TypeError, ValueError) as err:
-            raise ModelFileError(f"{where}: this is no vocabulary of molvae ({err!r}). Featurize again.") from None
+            raise _make_vocabulary_error(where, err) from None
         if (
-            not good
-            or not all(isinstance(s, str) for s in symbols)
-            or not all(isinstance(c, int) for c in caps.values())
+            not all(isinstance(symbol, str) for symbol in symbols)
+            or not all(isinstance(most, int) for most in constraints.values())
             or len(set(symbols)) != len(symbols)
-            or not _are_merges(merges, len(SPECIAL) + len(symbols))
+            or not _are_valid_merges(merges, len(SPECIAL) + len(symbols))
         ):
-            raise ModelFileError(f"{where}: a vocabulary of another version of molvae. Featurize again with this one.")
-        return cls(symbols, caps, merges)
+            raise ModelFileError(other_version)
+        return cls(symbols, constraints, merges)
 
 
-def _are_merges(merges: Iterable[tuple[Any, Any]], singles: int) -> bool:
+def _make_vocabulary_error(where: str, err: Exception) -> ModelFileError:
+    return ModelFileError(f"{where}: this is no vocabulary of molvae ({err!r}). Featurize again.")
+
+
+def _are_valid_merges(merges: Iterable[tuple[Any, Any]], n_singles: int) -> bool:
     """Whether each pair names tokens that were there before it, none of them special."""
-    allowed = range(len(SPECIAL), singles)
+    allowed = range(len(SPECIAL), n_singles)
     for pair in merges:
         if not all(isinstance(k, int) and k in allowed for k in pair):
             return False

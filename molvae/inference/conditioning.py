@@ -1,10 +1,10 @@
-"""Latent points of molecules with wanted values: the standard normal prior under a condition.
+"""Conditional generation: latent points of molecules with target properties, from the standard normal prior.
 
-The condition is that the head says the wanted values, W z + b = wanted: they are then the mean of what a faithful
-decoder writes. To ask that W z + b and the head's noise add up to them leaves the points nearer to the prior's mean,
-although what is written scatters anew around each: where logP 0.5 and 3.5 were wanted, samples had 2.23 and 2.88 on
+The condition is that the head predicts the targets, W z + b = target: they are then the mean of what a faithful
+decoder writes. Conditioning on the noisy prediction instead, W z + b + noise = target, shrinks z towards 0, although
+decoded molecules scatter anew around each point: where logP 0.5 and 3.5 were the targets, samples had 2.23 and 2.88 on
 average in place of 1.32 and 3.12 (model as in `benchmarks/properties.py`, weight 1).
-Shapes: n points, Z latent dimensions, K wanted properties.
+Shapes: n points, Z latent dimensions, K target properties.
 """
 
 from __future__ import annotations
@@ -17,68 +17,84 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from molvae.errors import MolvaeError, did_you_mean
+from molvae.errors import MolvaeError, suggest_nearest
 from molvae.nn.priors import StandardNormal
+from molvae.nn.property_head import PropertyHead
 from molvae.nn.vae import VAE
 
 log = logging.getLogger(__name__)
-FAR = 4.0  # standard deviations of the prior: one draw in 16 000 is farther out along a direction
-NO_HEAD = "this model tells no properties; featurize and train with featurize.properties set."
+MAX_DISTANCE = 4.0  # standard deviations of the prior: one draw in 16 000 is farther out along a direction
 
 
-def check(model: VAE, wanted: Mapping[str, float]) -> None:
-    """See that a model can be asked for these values.
+def require_head(model: VAE) -> PropertyHead:
+    """Get the property head of a model.
+
+    Raises:
+        MolvaeError: it was trained without properties.
+    """
+    if model.head is None:
+        raise MolvaeError("this model predicts no properties; featurize and train with featurize.properties set.")
+    return model.head
+
+
+def check_targets(model: VAE, targets: Mapping[str, float]) -> None:
+    """Check that a model can be asked for these properties, and warn of those far outside its prior.
 
     Raises:
         MolvaeError: it has no head, or the head does not know a property; its prior is no normal one; or a value is
             not finite.
     """
-    if model.head is None:
-        raise MolvaeError(NO_HEAD)
-    for name, value in wanted.items():
-        if name not in model.head.names:
-            raise MolvaeError(f"the model does not tell the property {name!r}.{did_you_mean(name, model.head.names)}")
+    head = require_head(model)
+    for name, value in targets.items():
+        if name not in head.names:
+            raise MolvaeError(f"the model does not predict the property {name!r}.{suggest_nearest(name, head.names)}")
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise MolvaeError(f"{name} is to be {value!r}; give a finite number.")
+            raise MolvaeError(f"the target of {name} is {value!r}; give a finite number.")
     if not model.variational or not isinstance(model.prior, StandardNormal):
         kind = type(model.prior).__name__ if model.variational else "plain autoencoder without any"
-        raise MolvaeError(f"wanted values need a VAE whose samples come from a normal prior; this one is a {kind}.")
-    if (far := distance(model, wanted)) > FAR:
+        raise MolvaeError(f"target properties need a VAE whose samples come from a normal prior; this one is a {kind}.")
+    if (distance := compute_distance(model, targets)) > MAX_DISTANCE:
         log.warning(
-            "the wanted values lie %.1f standard deviations from the prior's mean, where no molecule was: "
-            "either none of the data had them, or the model hardly tells them", far,
+            "the target properties lie %.1f standard deviations from the prior's mean, where no training molecule was: "
+            "either none of the data had them, or the model hardly predicts them", distance,
         )  # fmt: skip
 
 
 @torch.no_grad()
-def draw(model: VAE, wanted: Mapping[str, float], n: int, generator: torch.Generator) -> Tensor:
-    """`n` points, (n, Z) on the CPU, of the prior given that the head says these values of them.
+def sample_conditioned(model: VAE, targets: Mapping[str, float], n: int, generator: torch.Generator) -> Tensor:
+    """Draw `n` points of the prior given that the head predicts the targets at them.
 
-    Exact: of a draw of the standard normal all that the head does not look at stays as it is.
+    Exact: of a draw of the standard normal, all directions that the head does not read stay as they are.
 
     Args:
-        wanted: values by name, in the properties' own units; the order does not count.
+        model: a VAE with a head and a normal prior.
+        targets: values by name, in the properties' own units; the order does not count.
+        n: points.
+        generator: of the CPU.
+
+    Returns:
+        (n, Z), on the CPU.
     """
-    weight, missing = _asked(model, wanted)
-    z = model.prior.draw(n, generator).double()
-    return (z + (missing - z @ weight.T) @ torch.linalg.pinv(weight).T).float()
+    weight, residual = _build_condition(model, targets)
+    z = model.prior.sample(n, generator).double()
+    return (z + (residual - z @ weight.T) @ torch.linalg.pinv(weight).T).float()
 
 
-def distance(model: VAE, wanted: Mapping[str, float]) -> float:
-    """How far from the prior's mean these values lie, in its standard deviations: the norm of the nearest point.
+def compute_distance(model: VAE, targets: Mapping[str, float]) -> float:
+    """Compute how far from the prior's mean the targets lie, in its standard deviations: the norm of the nearest point.
 
     Samples of a condition beyond a few of them lie where no training molecule did.
     """
-    weight, missing = _asked(model, wanted)
-    return torch.linalg.vector_norm(torch.linalg.pinv(weight) @ missing).item()
+    weight, residual = _build_condition(model, targets)
+    return torch.linalg.vector_norm(torch.linalg.pinv(weight) @ residual).item()
 
 
-def _asked(model: VAE, wanted: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-    """The head's weights for the wanted properties, (K, Z), and what W z has to be, (K,), float64."""
-    head = model.head
-    rows = [k for k, name in enumerate(head.names) if name in wanted]
+def _build_condition(model: VAE, targets: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Get the head's weights for the targets, (K, Z), and what W z has to be, (K,), float64."""
+    head = require_head(model)
+    rows = [k for k, name in enumerate(head.names) if name in targets]
     weight, bias, mean, sd = (
         part.detach().cpu().double()[rows] for part in (head.linear.weight, head.linear.bias, head.mean, head.sd)
     )
-    values = torch.tensor([wanted[head.names[k]] for k in rows], dtype=torch.float64)
+    values = torch.tensor([targets[head.names[k]] for k in rows], dtype=torch.float64)
     return weight, (values - mean) / sd - bias

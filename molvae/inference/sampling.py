@@ -1,13 +1,15 @@
-"""Writing molecules from latent points, so that sample i depends on (seed, i) and nothing else.
+"""Sampling strings from latent points, so that sample i depends on (seed, i) and nothing else.
 
 Indices fall into chunks of fixed size, with random numbers drawn on the CPU from a stream of their own. A batch is a
 chunk, on a GPU several; it is always decoded whole and with one thread, because the last bit of a matrix product
 depends on batch and threads. Within a batch, strings that have ended leave, which again depends on nothing but the
-batch. Strings that are not accepted are written again, from other latent points: those of a batch together.
+batch.
 
-A string may be read by the encoder and written again from a draw of its posterior, some rounds long: a Markov chain
+Rejection sampling: strings that are not accepted are decoded again, from other points, those of a batch together.
+
+MCMC: a string may be encoded, and decoded again from a draw of its posterior, some steps long. That is a Markov chain
 whose first state comes from the prior, and whose stationary distribution is that of the data as far as encoder and
-decoder fit together. Where the prior and the aggregate posterior differ, it goes from the one to the other.
+decoder fit together. Where the prior and the aggregate posterior differ, it moves from the one to the other.
 Sources: Rezende et al. 2014 (arXiv:1401.4082), appendix F; Bengio et al. 2013 (arXiv:1305.6663) on where it ends.
 """
 
@@ -16,170 +18,209 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from molvae.data.vocabulary import EOS, PAD
-from molvae.inference import conditioning
-from molvae.inference.decoding import Strings, decode_points
-from molvae.nn.losses import reparameterised
+from molvae.inference.conditioning import check_targets, sample_conditioned
+from molvae.inference.decoding import TokenStrings, decode_latents
+from molvae.nn.losses import reparameterise
 from molvae.nn.vae import VAE
-from molvae.runtime.seeds import generator
+from molvae.runtime.seeds import make_generator
 
-CHUNK = 512  # part of the contract: another size gives other molecules for the same seed
-BATCH_CHUNKS = {"cuda": 16}  # of other devices 1. Part of the contract, too: a GPU is idle over a single chunk
+if TYPE_CHECKING:
+    from molvae.config import SampleSettings
 
+CHUNK_SIZE = 512  # part of the contract: another size gives other molecules for the same seed
+CHUNKS_PER_BATCH = {"cuda": 16}  # of other devices 1. Part of the contract, too: a GPU is idle over a single chunk
 
-Points = Callable[[int, int], Tensor]  # (chunk, attempt) -> latent points of the chunk's strings, (CHUNK or fewer, Z)
-Accept = Callable[[Strings], np.ndarray]  # whether each string is to be kept, (n,) bool
+Item = TypeVar("Item")
+LatentSource = Callable[
+    [int, int], Tensor
+]  # (chunk, attempt) -> latent points of its strings, (CHUNK_SIZE or fewer, Z)
+AcceptFunction = Callable[[TokenStrings], np.ndarray]  # whether each string is to be kept, (n,) bool
 
 
 @dataclass(frozen=True)
-class Samples(Strings):
+class SamplingOptions:
+    """How strings are sampled.
+
+    Attributes:
+        seed: sample i depends on (seed, i) only.
+        temperature: divides the logits; 0 takes the likeliest token instead.
+        max_tokens: longest string; longer ones are cut.
+        max_tries: strings decoded at most for a sample until one is accepted; the last one stays, accepted or not.
+        mcmc_steps: how often a string is encoded and decoded again before it is looked at.
+        target_properties: values by name, see `molvae.inference.conditioning`; none: any molecules.
+        threads: strings are decoded in so many at a time; the result does not depend on it.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    max_tokens: int = 128
+    max_tries: int = 1
+    mcmc_steps: int = 0
+    target_properties: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 1
+
+    @classmethod
+    def from_settings(cls, settings: SampleSettings, threads: int = 1) -> SamplingOptions:
+        """Take the options from the section `sample` of the config."""
+        return cls(
+            settings.seed, settings.temperature, settings.max_tokens, settings.max_tries, settings.mcmc_steps,
+            settings.target_properties, threads,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Samples(TokenStrings):
     """Strings, and what it took to get them.
 
     Attributes:
-        attempts: (n,) strings written for each, the one that is here last.
-        accepted: (n,) whether that one was accepted; false where the attempts ran out.
+        tries: (n,) strings decoded for each, the one that is here last.
+        accepted: (n,) whether that one was accepted; false where the tries ran out.
     """
 
-    attempts: np.ndarray
+    tries: np.ndarray
     accepted: np.ndarray
 
-    def rows(self, which: slice) -> Samples:
-        """Some of the samples."""
-        return Samples(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+    def take(self, rows: slice) -> Samples:
+        """Take some of the samples."""
+        return Samples(
+            self.ids[rows], self.log_probability[rows], self.finished[rows], self.tries[rows], self.accepted[rows]
+        )
 
 
 def sample_prior(
-    model: VAE,
-    start: int,
-    stop: int,
-    *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    threads: int = 1,
-    accept: Accept | None = None,
-    attempts: int = 1,
-    rounds: int = 0,
-    wanted: Mapping[str, float] | None = None,
+    model: VAE, start: int, stop: int, options: SamplingOptions, accept: AcceptFunction | None = None
 ) -> Samples:
-    """Samples number start … stop − 1 from the model's prior.
+    """Draw samples number start … stop − 1 from the model's prior.
 
-    The same whatever start, stop and threads are on one kind of device. See `sample_from` for accept, attempts, rounds.
+    The same whatever start, stop and threads are on one kind of device.
 
     Args:
-        wanted: values by name that properties are to have, see `molvae.inference.conditioning`.
-    """
-    if wanted:
-        conditioning.check(model, wanted)
+        model: a VAE.
+        start: index of the first sample.
+        stop: index behind the last sample.
+        options: how to sample.
+        accept: strings that it refuses are drawn again; None accepts all.
 
-    def points(chunk: int, attempt: int) -> Tensor:
-        stream = _stream(seed, "prior", chunk, attempt)
-        if wanted:
-            return conditioning.draw(model, wanted, CHUNK, stream)
+    Raises:
+        MolvaeError: the model cannot be asked for the target properties.
+    """
+    targets = options.target_properties
+    if targets:
+        check_targets(model, targets)
+
+    def draw_points(chunk: int, attempt: int) -> Tensor:
+        stream = _make_stream(options.seed, "prior", chunk, attempt)
+        if targets:
+            return sample_conditioned(model, targets, CHUNK_SIZE, stream)
         with torch.inference_mode():
-            return model.prior.draw(CHUNK, stream)
+            return model.prior.sample(CHUNK_SIZE, stream)
 
-    together = _chunks_together(model)
-    first, last = start // (CHUNK * together) * together, -(-stop // (CHUNK * together)) * together
-    samples = sample_from(
-        model, points, range(first, last), seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads,
-        accept=accept, attempts=attempts, rounds=rounds,
-    )  # fmt: skip
-    return samples.rows(slice(start - first * CHUNK, stop - first * CHUNK))
+    per_batch = _get_chunks_per_batch(model)
+    first = start // (CHUNK_SIZE * per_batch) * per_batch
+    last = -(-stop // (CHUNK_SIZE * per_batch)) * per_batch
+    samples = sample_chunks(model, draw_points, range(first, last), options, accept)
+    return samples.take(slice(start - first * CHUNK_SIZE, stop - first * CHUNK_SIZE))
 
 
-def sample_at(
-    model: VAE, points: Tensor, *, seed: int, temperature: float, max_tokens: int, threads: int = 1
+def sample_at_points(model: VAE, points: Tensor, options: SamplingOptions) -> Samples:
+    """Decode one string for each of the points, (n, Z)."""
+    chunks = points.split(CHUNK_SIZE)
+    return sample_chunks(model, lambda chunk, attempt: chunks[chunk], range(len(chunks)), options)
+
+
+def sample_chunks(
+    model: VAE, source: LatentSource, chunks: range, options: SamplingOptions, accept: AcceptFunction | None = None
 ) -> Samples:
-    """One string for each of the points, (n, Z)."""
-    blocks = points.split(CHUNK)
-    return sample_from(
-        model, lambda chunk, attempt: blocks[chunk], range(len(blocks)), seed=seed, temperature=temperature,
-        max_tokens=max_tokens, threads=threads,
-    )  # fmt: skip
-
-
-def sample_from(
-    model: VAE,
-    points: Points,
-    chunks: range,
-    *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    threads: int = 1,
-    accept: Accept | None = None,
-    attempts: int = 1,
-    rounds: int = 0,
-) -> Samples:
-    """One string for each of the `points` of each chunk.
+    """Sample one string for each latent point of each chunk.
 
     Args:
-        accept: strings that it does not take are written again, from the points and random numbers of the next attempt.
-        attempts: at most so many; the last one stays, taken or not.
-        rounds: how often a string is read by the encoder and written again from there before it is looked at.
+        model: a VAE.
+        source: where the latent points come from.
+        chunks: numbers of the chunks.
+        options: how to sample; of it, all but the target properties, which are the source's business.
+        accept: strings that it refuses are decoded again, from the points and random numbers of the next attempt.
     """
+    per_batch = _get_chunks_per_batch(model)
+    batches = [chunks[at : at + per_batch] for at in range(0, len(chunks), per_batch)]
+    batch_size = CHUNK_SIZE * per_batch
+    decode = partial(_decode_chunks, model, source, options)
 
-    together = _chunks_together(model)
-    batches = [chunks[at : at + together] for at in range(0, len(chunks), together)]
-    size = CHUNK * together
+    def decode_again(attempt: int, rows: np.ndarray) -> TokenStrings:
+        return decode(batches[rows[0] // batch_size], attempt, rows % batch_size)
 
-    def write(batch: range, attempt: int, rows: np.ndarray | slice = slice(None)) -> Strings:
-        starts = [points(chunk, attempt) for chunk in batch]
-        z, counts = torch.cat(starts)[rows], [len(some) for some in starts]
-
-        def random(draw: Callable[..., Tensor], purpose: str, width: int, turn: int) -> Tensor:
-            streams = [_stream(seed, purpose, chunk, attempt, turn) for chunk in batch]
-            drawn = [draw((width, n), generator=one) for n, one in zip(counts, streams, strict=True)]
-            return torch.cat(drawn, dim=1)[:, rows]
-
-        strings = decode_points(model, z, random(torch.rand, "tokens", max_tokens, 0), temperature)
-        for turn in range(1, rounds + 1):
-            mu, logvar = _read(model, strings)
-            noise = random(torch.randn, "posterior", model.latent_dim, turn).T.to(mu.device)
-            z = reparameterised(mu, logvar, noise)
-            strings = decode_points(model, z, random(torch.rand, "tokens", max_tokens, turn), temperature)
-        return strings
-
-    def rewrite(attempt: int, rows: np.ndarray) -> Strings:
-        return write(batches[rows[0] // size], attempt, rows % size)
-
-    strings = _join(_in_threads(lambda batch: write(batch, 0), batches, threads), max_tokens)
-    tried, accepted = np.ones(len(strings.ids), np.int64), np.ones(len(strings.ids), bool)
-    if accept is not None:
-        accepted = accept(strings)
-        for attempt in range(1, attempts):
-            left = np.flatnonzero(~accepted)
-            if not len(left):
-                break
-            of_batch = np.split(left, np.flatnonzero(np.diff(left // size)) + 1)
-            again = _join(_in_threads(partial(rewrite, attempt), of_batch, threads), max_tokens)
-            for name in ("ids", "log_probability", "finished"):
-                getattr(strings, name)[left] = getattr(again, name)
-            tried[left] += 1
-            accepted[left] = accept(again)
-    return Samples(strings.ids, strings.log_probability, strings.finished, tried, accepted)
+    strings = _concat_strings(_map_in_threads(decode, batches, options.threads), options.max_tokens)
+    tries, accepted = np.ones(len(strings.ids), np.int64), np.ones(len(strings.ids), bool)
+    if accept is None:
+        return Samples(strings.ids, strings.log_probability, strings.finished, tries, accepted)
+    accepted = accept(strings)
+    for attempt in range(1, options.max_tries):
+        rejected = np.flatnonzero(~accepted)
+        if not len(rejected):
+            break
+        by_batch = np.split(rejected, np.flatnonzero(np.diff(rejected // batch_size)) + 1)
+        again = _map_in_threads(partial(decode_again, attempt), by_batch, options.threads)
+        replacements = _concat_strings(again, options.max_tokens)
+        strings.ids[rejected] = replacements.ids
+        strings.log_probability[rejected] = replacements.log_probability
+        strings.finished[rejected] = replacements.finished
+        tries[rejected] += 1
+        accepted[rejected] = accept(replacements)
+    return Samples(strings.ids, strings.log_probability, strings.finished, tries, accepted)
 
 
-def _chunks_together(model: VAE) -> int:
-    return BATCH_CHUNKS.get(next(model.parameters()).device.type, 1)
+def _decode_chunks(
+    model: VAE,
+    source: LatentSource,
+    options: SamplingOptions,
+    chunks: range,
+    attempt: int = 0,
+    rows: np.ndarray | slice = slice(None),
+) -> TokenStrings:
+    """Decode some rows of the chunks of a batch, and take the MCMC steps."""
+    points = [source(chunk, attempt) for chunk in chunks]
+
+    def draw(distribution: Callable[..., Tensor], purpose: str, width: int, mcmc_step: int) -> Tensor:
+        streams = (_make_stream(options.seed, purpose, chunk, attempt, mcmc_step) for chunk in chunks)
+        numbers = [
+            distribution((width, len(part)), generator=stream) for part, stream in zip(points, streams, strict=True)
+        ]
+        return torch.cat(numbers, dim=1)[:, rows]
+
+    z = torch.cat(points)[rows]
+    strings = decode_latents(model, z, draw(torch.rand, "tokens", options.max_tokens, 0), options.temperature)
+    for step in range(1, options.mcmc_steps + 1):
+        mu, logvar = _encode_strings(model, strings)
+        noise = draw(torch.randn, "posterior", model.latent_dim, step).T.to(mu.device)
+        z = reparameterise(mu, logvar, noise)
+        strings = decode_latents(model, z, draw(torch.rand, "tokens", options.max_tokens, step), options.temperature)
+    return strings
 
 
-def _stream(seed: int, purpose: str, chunk: int, attempt: int, turn: int = 0) -> torch.Generator:
-    """A generator for a chunk's attempt; that of the first does not depend on how many may follow."""
-    return generator(seed, purpose, chunk, *((attempt, turn) if turn else (attempt,) if attempt else ()))
+def _get_chunks_per_batch(model: VAE) -> int:
+    return CHUNKS_PER_BATCH.get(next(model.parameters()).device.type, 1)
+
+
+def _make_stream(seed: int, purpose: str, chunk: int, attempt: int, mcmc_step: int = 0) -> torch.Generator:
+    """Make the generator of a chunk's attempt; that of the first does not depend on how many may follow."""
+    parts = [chunk]
+    if attempt or mcmc_step:
+        parts.append(attempt)
+    if mcmc_step:
+        parts.append(mcmc_step)
+    return make_generator(seed, purpose, *parts)
 
 
 @torch.inference_mode()
-def _read(model: VAE, strings: Strings) -> tuple[Tensor, Tensor]:
+def _encode_strings(model: VAE, strings: TokenStrings) -> tuple[Tensor, Tensor]:
     """Posterior, (n, Z) each, of decoded strings; one without tokens is read as its end."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(strings.ids.T).to(device)
@@ -188,9 +229,11 @@ def _read(model: VAE, strings: Strings) -> tuple[Tensor, Tensor]:
     return mu, logvar
 
 
-def _in_threads(work: Callable[[Any], Strings], items: Sequence[Any], threads: int) -> Iterator[Strings]:
+def _map_in_threads(
+    work: Callable[[Item], TokenStrings], items: Sequence[Item], threads: int
+) -> Iterator[TokenStrings]:
     """`work` on each item, in order, with one kernel thread each and `threads` at a time."""
-    with _one_kernel_thread():
+    with _use_one_kernel_thread():
         if threads == 1 or len(items) == 1:
             yield from map(work, items)
             return
@@ -199,7 +242,7 @@ def _in_threads(work: Callable[[Any], Strings], items: Sequence[Any], threads: i
 
 
 @contextmanager
-def _one_kernel_thread() -> Iterator[None]:
+def _use_one_kernel_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -208,8 +251,9 @@ def _one_kernel_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _join(parts: Iterator[Strings], width: int) -> Strings:
-    nothing = Strings(np.empty((0, width), np.int64), np.empty(0), np.empty(0, bool))  # a share may have no sample
-    parts = [nothing, *parts]
-    ids = np.concatenate([np.pad(part.ids, ((0, 0), (0, width - part.ids.shape[1]))) for part in parts])
-    return Strings(ids, np.concatenate([p.log_probability for p in parts]), np.concatenate([p.finished for p in parts]))
+def _concat_strings(parts: Iterator[TokenStrings], width: int) -> TokenStrings:
+    nothing = TokenStrings(np.empty((0, width), np.int64), np.empty(0), np.empty(0, bool))  # a shard may be empty
+    strings = [nothing, *parts]
+    ids = np.concatenate([np.pad(part.ids, ((0, 0), (0, width - part.ids.shape[1]))) for part in strings])
+    log_probability = np.concatenate([part.log_probability for part in strings])
+    return TokenStrings(ids, log_probability, np.concatenate([part.finished for part in strings]))

@@ -1,1 +1,1 @@
-"""Figures about sets of molecules. Each function states its definition and its source."""
+"""Metrics of sets of molecules. Each function states its definition and its source."""

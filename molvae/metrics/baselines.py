@@ -1,113 +1,139 @@
-"""What a figure would be without learning, and what it could be at best."""
+"""What a metric would be without learning, and what it could be at best."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from molvae.chemistry.tokenization import selfies_of
 from molvae.data.dataset import TokenSet
+from molvae.data.tokenizer import ids_to_selfies
 from molvae.data.vocabulary import SPECIAL, Vocabulary
-from molvae.inference.posterior import some_posteriors
-from molvae.inference.sampling import CHUNK, Accept, sample_at, sample_from, sample_prior
-from molvae.model_io.loading import symbols_of
-from molvae.nn.losses import reparameterised
+from molvae.inference.posterior import compute_random_posteriors
+from molvae.inference.round_trip_filter import iter_selfies
+from molvae.inference.sampling import (
+    CHUNK_SIZE,
+    AcceptFunction,
+    SamplingOptions,
+    sample_at_points,
+    sample_chunks,
+    sample_prior,
+)
+from molvae.nn.losses import reparameterise
 from molvae.nn.vae import VAE
-from molvae.runtime.seeds import derive, generator
+from molvae.runtime.seeds import derive_seed, make_generator
 
 
-def random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int) -> list[list[str]]:
-    """`n` strings of tokens drawn evenly from the vocabulary, their lengths drawn from `lengths`: the null."""
-    random = np.random.default_rng(derive(seed, "random tokens"))
-    drawn = random.choice(lengths, n)
-    ids = random.integers(len(SPECIAL), len(vocabulary), drawn.sum())
-    return [selfies_of(vocabulary, part) for part in np.split(ids, np.cumsum(drawn)[:-1])]
+def sample_random_tokens(vocabulary: Vocabulary, lengths: np.ndarray, n: int, seed: int) -> list[list[str]]:
+    """Draw `n` strings of tokens evenly from the vocabulary: the random baseline.
 
+    Args:
+        vocabulary: the tokens.
+        lengths: (m,) tokens of strings, from which lengths are drawn.
+        n: strings.
+        seed: of the draws.
 
-def shuffled_latents(
-    model: VAE,
-    train: TokenSet,
-    vocabulary: Vocabulary,
-    n: int,
-    *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    threads: int,
-) -> list[list[str]]:
-    """`n` strings decoded from latent points of training molecules whose coordinates were dealt out anew: a null.
-
-    Each dimension keeps its distribution and loses what it has to do with the others. Samples are no better than these
-    where the decoder does without z, or where the prior knows nothing but the dimensions one by one.
+    Returns:
+        SELFIES symbols of each.
     """
-    mu, logvar = some_posteriors(model, train, n, seed)
-    random = generator(seed, "shuffled latents")
-    points = reparameterised(mu, logvar, torch.randn(mu.shape, generator=random))
-    points = torch.stack([column[torch.randperm(n, generator=random)] for column in points.T], 1)
-    strings = sample_at(
-        model, points, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads
-    )  # fmt: skip
-    return list(symbols_of(vocabulary, strings))
+    random = np.random.default_rng(derive_seed(seed, "random tokens"))
+    drawn_lengths = random.choice(lengths, n)
+    ids = random.integers(len(SPECIAL), len(vocabulary), drawn_lengths.sum())
+    return [ids_to_selfies(vocabulary, part.tolist()) for part in np.split(ids, np.cumsum(drawn_lengths)[:-1])]
 
 
-def first_strings(
-    model: VAE,
-    vocabulary: Vocabulary,
-    n: int,
-    *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    threads: int,
-    wanted: Mapping[str, float] | None = None,
+def sample_shuffled_latents(
+    model: VAE, train: TokenSet, vocabulary: Vocabulary, n: int, options: SamplingOptions
 ) -> list[list[str]]:
-    """The first string that the model writes for each of `n` samples, stable or not: what more attempts are worth."""
-    strings = sample_prior(
-        model, 0, n, seed=seed, temperature=temperature, max_tokens=max_tokens, threads=threads, wanted=wanted
-    )
-    return list(symbols_of(vocabulary, strings))
+    """Decode latent points of training molecules whose coordinates were shuffled over the molecules: a baseline.
+
+    Each dimension keeps its distribution and loses its dependence on the others. Samples are no better than these
+    where the decoder ignores z, or where the prior knows only the marginal distribution of each dimension.
+
+    Args:
+        model: a VAE.
+        train: training molecules.
+        vocabulary: of the model.
+        n: strings.
+        options: how samples were drawn; the first string of each is taken.
+
+    Returns:
+        SELFIES symbols of each.
+    """
+    mu, logvar = compute_random_posteriors(model, train, n, options.seed)
+    random = make_generator(options.seed, "shuffled latents")
+    points = reparameterise(mu, logvar, torch.randn(mu.shape, generator=random))
+    points = torch.stack([column[torch.randperm(n, generator=random)] for column in points.T], 1)
+    strings = sample_at_points(model, points, replace(options, mcmc_steps=0))
+    return list(iter_selfies(vocabulary, strings))
 
 
-def aggregate_posterior(
+def sample_unfiltered(model: VAE, vocabulary: Vocabulary, n: int, options: SamplingOptions) -> list[list[str]]:
+    """Decode the first string of each of `n` samples, round-trip consistent or not: what rejection sampling is worth.
+
+    Args:
+        model: a VAE.
+        vocabulary: of the model.
+        n: strings.
+        options: how samples were drawn.
+
+    Returns:
+        SELFIES symbols of each.
+    """
+    strings = sample_prior(model, 0, n, replace(options, mcmc_steps=0))
+    return list(iter_selfies(vocabulary, strings))
+
+
+def sample_from_posteriors(
     model: VAE,
     train: TokenSet,
     vocabulary: Vocabulary,
     n: int,
-    *,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    threads: int,
-    accept: Accept | None = None,
-    attempts: int = 1,
+    options: SamplingOptions,
+    accept: AcceptFunction | None = None,
 ) -> tuple[list[list[str]], int]:
-    """`n` strings decoded from latent points of training molecules: what a prior without any gap would sample.
+    """Decode `n` latent points of training molecules: samples of a prior without any gap to the aggregate posterior.
 
     A sampled FCD above theirs is what the prior loses: the gap that a better prior can win.
 
+    Args:
+        model: a VAE.
+        train: training molecules.
+        vocabulary: of the model.
+        n: strings.
+        options: how samples were drawn.
+        accept: as in `molvae.inference.sampling.sample_chunks`.
+
     Returns:
-        the strings, and how many were written to get them.
+        SELFIES symbols of each, and how many strings were decoded to get them.
     """
-    mu, logvar = some_posteriors(model, train, n, seed)
+    mu, logvar = compute_random_posteriors(model, train, n, options.seed)
 
-    def points(chunk: int, attempt: int) -> Tensor:
-        random = generator(seed, "aggregate posterior", chunk, attempt)
-        own = torch.arange(chunk * CHUNK, min(n, (chunk + 1) * CHUNK))
-        rows = torch.randint(n, own.shape, generator=random) if attempt else own
-        return reparameterised(mu[rows], logvar[rows], torch.randn(mu[rows].shape, generator=random))
+    def draw_points(chunk: int, attempt: int) -> Tensor:
+        random = make_generator(options.seed, "aggregate posterior", chunk, attempt)
+        chunk_rows = torch.arange(chunk * CHUNK_SIZE, min(n, (chunk + 1) * CHUNK_SIZE))
+        rows = torch.randint(n, chunk_rows.shape, generator=random) if attempt else chunk_rows
+        return reparameterise(mu[rows], logvar[rows], torch.randn(mu[rows].shape, generator=random))
 
-    strings = sample_from(
-        model, points, range(-(-n // CHUNK)), seed=seed, temperature=temperature, max_tokens=max_tokens,
-        threads=threads, accept=accept, attempts=attempts,
-    )  # fmt: skip
-    return list(symbols_of(vocabulary, strings)), int(strings.attempts.sum())
+    chunks = range(-(-n // CHUNK_SIZE))
+    samples = sample_chunks(model, draw_points, chunks, replace(options, mcmc_steps=0), accept)
+    return list(iter_selfies(vocabulary, samples)), int(samples.tries.sum())
 
 
-def training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:
-    """`n` training molecules (all of them where there are fewer): what a perfect memory would sample, the ceiling."""
-    random = np.random.default_rng(derive(seed, "training molecules"))
+def draw_training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:
+    """Draw `n` training molecules (all of them where there are fewer): what a perfect memory would sample.
+
+    Args:
+        train: training molecules.
+        vocabulary: of their tokens.
+        n: molecules.
+        seed: of the draw.
+
+    Returns:
+        SELFIES symbols of each.
+    """
+    random = np.random.default_rng(derive_seed(seed, "training molecules"))
     rows = random.choice(len(train), min(n, len(train)), replace=False)
-    return [selfies_of(vocabulary, train[row]) for row in rows]
+    return [ids_to_selfies(vocabulary, train[row].tolist()) for row in rows]

@@ -17,69 +17,76 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-WIDTH = 350  # characters
-STEPS = 88  # of the LSTMs
-BATCH = 1024
-MARGIN = 8  # characters of padding that the convolutions must see
+MAX_CHARACTERS = 350  # characters
+N_STEPS = 88  # of the LSTMs
+BATCH_SIZE = 1024
+MARGIN_CHARACTERS = 8  # characters of padding that the convolutions must see
 
 
-def activations(smiles: Sequence[str], *, device: str = "cpu") -> np.ndarray:
-    """The last hidden layer for canonical SMILES, (n, 512) float32, rows as in the input; each text once."""
+def compute_activations(smiles: Sequence[str], *, device: str = "cpu") -> np.ndarray:
+    """Compute the last hidden layer for canonical SMILES, (n, 512) float32, rows as in the input; each text once."""
     distinct, places = np.unique(np.array(smiles, dtype=object), return_inverse=True)
     order = np.argsort(np.fromiter(map(len, distinct), int, len(distinct)), kind="stable")
-    found = np.empty((len(distinct), 512), dtype=np.float32)
+    activations = np.empty((len(distinct), 512), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, len(distinct), BATCH):
-            some = order[start : start + BATCH]
-            found[some] = _batch(distinct[some].tolist(), device)
-    return found[places]
+        for start in range(0, len(distinct), BATCH_SIZE):
+            batch = order[start : start + BATCH_SIZE]
+            activations[batch] = _compute_batch(distinct[batch].tolist(), device)
+    return activations[places]
 
 
-def _batch(smiles: list[str], device: str) -> np.ndarray:
+def _compute_batch(smiles: list[str], device: str) -> np.ndarray:
     from fcd_torch.utils import get_one_hot
 
-    longest = min(max(map(len, smiles)) + 1, WIDTH)
-    filled = -(-(longest + MARGIN) // 4)  # steps
-    short = device == "cpu" and 4 * filled < WIDTH
-    width = 4 * filled if short else WIDTH
-    encoded = np.stack([get_one_hot(one, width) for one in smiles]) / 35.0  # as fcd_torch scales its one-hot
+    longest = min(max(map(len, smiles)) + 1, MAX_CHARACTERS)
+    filled = -(-(longest + MARGIN_CHARACTERS) // 4)  # steps
+    short = device == "cpu" and 4 * filled < MAX_CHARACTERS
+    width = 4 * filled if short else MAX_CHARACTERS
+    encoded = np.stack([get_one_hot(text, width) for text in smiles]) / 35.0  # as fcd_torch scales its one-hot
     signal = torch.from_numpy(encoded).float().transpose(1, 2).to(device)
-    network = _network(device)
-    return (_shortened(network, signal) if short else network(signal)).cpu().numpy()
+    network = _load_network(device)
+    return (_run_shortened(network, signal) if short else network(signal)).cpu().numpy()
 
 
-def _shortened(network: nn.Sequential, signal: Tensor) -> Tensor:
-    """The same as `network(signal)` with the signal padded to WIDTH."""
-    convolutions, first, second = network[:7], network[8], network[11]
+def _run_shortened(network: nn.Sequential, signal: Tensor) -> Tensor:
+    """Compute `network(signal)` as if the signal were padded to MAX_CHARACTERS."""
+    convolutions, (first, second) = network[:7], _get_lstms(network)
     steps = convolutions(signal)  # (batch, filled, 32)
     filled = steps.shape[1]
-    states, cells, inputs = _padding(network)
-    start = [table[STEPS - filled].expand(1, len(steps), -1).contiguous() for table in (states, cells)]
+    states, cells, inputs = _compute_padding(network)
+    start = [table[N_STEPS - filled].expand(1, len(steps), -1).contiguous() for table in (states, cells)]
     middle, _ = first(steps.flip(1), tuple(start))
     _, (hidden, cell) = second(middle.flip(1))
     hidden, cell = hidden[0].clone(), cell[0].clone()
-    recurrent, gates = second.weight_hh_l0.T, hidden.new_empty(len(hidden), 2048)
-    for step in range(filled, STEPS):
-        torch.addmm(inputs[STEPS - step], hidden, recurrent, out=gates)
+    recurrent, gates = second.all_weights[0][1].T, hidden.new_empty(len(hidden), 2048)
+    for step in range(filled, N_STEPS):
+        torch.addmm(inputs[N_STEPS - step], hidden, recurrent, out=gates)
         entry, forget, new, out = gates.chunk(4, 1)
         cell.mul_(forget.sigmoid_()).addcmul_(entry.sigmoid_(), new.tanh_())
         torch.mul(out.sigmoid_(), torch.tanh(cell, out=new), out=hidden)
     return hidden
 
 
-@cache
-def _padding(network: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first LSTM after 0, 1, … steps of padding: state, cell, and what it means to the gates of the second."""
+def _get_lstms(network: nn.Sequential) -> tuple[nn.LSTM, nn.LSTM]:
     first, second = network[8], network[11]
+    assert isinstance(first, nn.LSTM) and isinstance(second, nn.LSTM)
+    return first, second
+
+
+@cache
+def _compute_padding(network: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the first LSTM after 0, 1, … steps of padding: state, cell, and what it means to the gates of the second."""
+    first, second = _get_lstms(network)
     states = [(torch.zeros(1, 1, 128), torch.zeros(1, 1, 128))]
-    for _ in range(STEPS):
+    for _ in range(N_STEPS):
         states.append(first(torch.zeros(1, 1, 32), states[-1])[1])
     hidden, cells = (torch.cat(parts)[:, 0] for parts in zip(*states, strict=True))
-    return hidden, cells, hidden @ second.weight_ih_l0.T + second.bias_ih_l0 + second.bias_hh_l0
+    input_weight, _, input_bias, recurrent_bias = second.all_weights[0]
+    return hidden, cells, hidden @ input_weight.T + input_bias + recurrent_bias
 
 
 @cache
-def _network(device: str) -> nn.Sequential:
+def _load_network(device: str) -> nn.Sequential:
     import fcd_torch
     from fcd_torch.utils import load_imported_model
 

@@ -1,90 +1,109 @@
-"""All figures of a set of samples beside what they stand between, as metrics.json has them."""
+"""All metrics of a set of samples beside their baselines, as metrics.json has them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from molvae.metrics import moses
-from molvae.metrics.comparison import GROWS_WITH_N
-from molvae.metrics.intervals import values_only
-from molvae.metrics.reference_sets import Reference, Training
+from molvae.metrics.definitions import HELD_OUT, METRICS_THAT_DEPEND_ON_N
+from molvae.metrics.intervals import skip_resampling
+from molvae.metrics.reference_sets import ReferenceSet, TrainingSet
+from molvae.metrics.sample_set import SampleSet
 from molvae.metrics.suite import (
-    Figure,
-    SampleSet,
-    compute,
-    entry,
-    further_figures,
-    guacamol_figures,
-    moses_figures,
+    Metric,
+    MetricEntry,
+    build_further_metrics,
+    build_guacamol_metrics,
+    build_moses_metrics,
+    compute_metrics,
+    make_entry,
 )
-from molvae.runtime.seeds import derive
+from molvae.runtime.seeds import derive_seed
 
-LEAST_SHARE = 0.8  # of as many molecules: FCD's excess goes by 1/n
+MIN_BASELINE_FRACTION = 0.8  # of as many molecules: FCD's excess goes by 1/n
 
 
 class Baseline(NamedTuple):
-    """A set of other molecules that figures stand beside; `only` names the kinds of figures it is asked for."""
+    """A set of other molecules that metrics stand beside; `only` names the families of metrics it is asked for."""
 
     name: str
     samples: SampleSet
     only: tuple[str, ...] = ()
 
 
-def evaluate(
+class Evaluation(TypedDict):
+    """The entries of all metrics, and name -> reason of those that were not computed."""
+
+    metrics: list[MetricEntry]
+    not_computed: dict[str, str]
+
+
+def evaluate_samples(
     samples: SampleSet,
-    references: Mapping[str, Reference],
-    training: Training | None,
+    references: Mapping[str, ReferenceSet],
+    training: TrainingSet | None,
     baselines: Iterable[Baseline] = (),
     *,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Every figure that has enough molecules, with its interval and its baselines; and why others have none.
+) -> Evaluation:
+    """Compute every metric that has enough molecules, with its interval and its baselines.
 
-    A baseline of many fewer molecules than there are samples has no figure that moves with their number: a ceiling at a
+    A baseline of many fewer molecules than there are samples has no metric that depends on n: training molecules at a
     tenth of them would make any model look as good.
 
-    Returns:
-        "metrics": the entries; "not_computed": name -> reason.
+    Args:
+        samples: what to evaluate.
+        references: what they are compared with, by name.
+        training: the molecules the generator was trained on; None where they are not known.
+        baselines: other sets of molecules.
+        seed: of random draws.
     """
-    figures = figures_of(samples, references, training)
-    estimates, refused = compute(figures)
-    values: dict[str, dict[str, float | None]] = {name: {} for name in estimates}
+    metrics = build_metrics(samples, references, training)
+    estimates, refused = compute_metrics(metrics)
+    baseline_values: dict[str, dict[str, float | None]] = {name: {} for name in estimates}
     for name, others, only in baselines:
-        wanted = [
-            figure
-            for figure in figures_of(others, references, training)
-            if figure.name in estimates and (not only or figure.kind_name in only)
+        shared = [
+            metric
+            for metric in build_metrics(others, references, training)
+            if metric.name in estimates and (not only or metric.family in only)
         ]
-        if 0 < len(others.valid) < LEAST_SHARE * len(samples.valid):
-            wanted = [figure for figure in wanted if figure.kind_name not in GROWS_WITH_N]
-            refused[f"{', '.join(GROWS_WITH_N)} of {name}"] = (
-                f"move with n: {len(others.valid)} molecules for {len(samples.valid)} samples"
+        if 0 < len(others.valid) < MIN_BASELINE_FRACTION * len(samples.valid):
+            shared = [metric for metric in shared if not metric.definition.depends_on_n]
+            refused[f"{', '.join(METRICS_THAT_DEPEND_ON_N)} of {name}"] = (
+                f"depend on n: {len(others.valid)} molecules for {len(samples.valid)} samples"
             )
-        with values_only():
-            for figure_name, estimate in compute(wanted)[0].items():
-                values[figure_name][name] = estimate.value
-    if "SNN/Train" in values and references:
-        values["SNN/Train"]["held_out"] = _held_out(next(iter(references.values())), training, samples, seed)
+        with skip_resampling():
+            for metric_name, estimate in compute_metrics(shared)[0].items():
+                baseline_values[metric_name][name] = estimate.value
+    if training is not None and "SNN/Train" in baseline_values and references:
+        held_out = _compute_held_out_snn(next(iter(references.values())), training, samples, seed)
+        baseline_values["SNN/Train"][HELD_OUT] = held_out
     entries = [
-        entry(figure, estimates[figure.name], values[figure.name]) for figure in figures if figure.name in estimates
+        make_entry(metric, estimates[metric.name], baseline_values[metric.name])
+        for metric in metrics
+        if metric.name in estimates
     ]
-    return {"metrics": entries, "not_computed": refused}
+    return Evaluation(metrics=entries, not_computed=refused)
 
 
-def figures_of(samples: SampleSet, references: Mapping[str, Reference], training: Training | None) -> list[Figure]:
-    """Those of MOSES, those of GuacaMol, and ours."""
+def build_metrics(
+    samples: SampleSet, references: Mapping[str, ReferenceSet], training: TrainingSet | None
+) -> list[Metric]:
+    """Build the metrics of MOSES, those of GuacaMol, and ours."""
     return [
-        *moses_figures(samples, references, training),
-        *further_figures(samples, references, training),
-        *(guacamol_figures(samples, training) if training is not None else []),
+        *build_moses_metrics(samples, references, training),
+        *build_further_metrics(samples, references, training),
+        *(build_guacamol_metrics(samples, training) if training is not None else []),
     ]
 
 
-def _held_out(reference: Reference, training: Training, samples: SampleSet, seed: int) -> float:
-    """How near held-out molecules are to the training set: samples that are nearer were learned by heart."""
-    random = np.random.default_rng(derive(seed, "held-out molecules"))
+def _compute_held_out_snn(
+    reference: ReferenceSet, training: TrainingSet, samples: SampleSet, seed: int
+) -> float | None:
+    """How near held-out molecules are to the training set: samples that are nearer were memorised."""
+    random = np.random.default_rng(derive_seed(seed, "held-out molecules"))
     rows = random.choice(reference.n, min(reference.n, len(samples.valid)), replace=False)
-    return moses.snn(reference.fingerprints[np.sort(rows)], training.fingerprints, samples.device).value
+    return moses.compute_snn(reference.fingerprints[np.sort(rows)], training.fingerprints, samples.device).value

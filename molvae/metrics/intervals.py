@@ -1,9 +1,9 @@
-"""How far a figure would move if the same generator were sampled again.
+"""How far a metric would move if the same generator were sampled again.
 
-An interval says where the mean figure of further samples **of as many molecules** would lie: the value and 1.96
-standard errors. It knows nothing of another training seed. The standard error is the spread of the figure over samples
+An interval says where the mean metric of further samples **of as many molecules** would lie: the value and 1.96
+standard errors. It knows nothing of another training seed. The standard error is the spread of the metric over samples
 drawn again from the samples (the bootstrap; Efron 1979, doi:10.1214/aos/1176344552), or, where that takes long and the
-figure is smooth, what the bootstrap's tends to: the spread over √n of what one sample more or less does to it, its
+metric is smooth, the limit of the bootstrap's: the spread over √n of what one sample more or less does to it, its
 influence (the infinitesimal jackknife; Efron 1982, doi:10.1137/1.9781611970319). Both come out the same each time.
 """
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from molvae.runtime.seeds import derive
+from molvae.runtime.seeds import derive_seed
 
 LEVEL = 0.95
 Z = 1.959964  # of the normal distribution, for LEVEL
@@ -27,7 +27,7 @@ _RESAMPLES = ContextVar("resamples", default=RESAMPLES)
 
 
 class Estimate(NamedTuple):
-    """A figure, its standard error and its 95 % interval; the last two are None where they would mean nothing."""
+    """A metric, its standard error and its 95 % interval; the last two are None where they would mean nothing."""
 
     value: float | None
     error: float | None = None
@@ -35,26 +35,54 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
-def around(value: float, error: float, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """The interval of a figure with a normal error, cut where the figure cannot be."""
+def estimate_normal(value: float, error: float, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Estimate a metric with a normal error.
+
+    Args:
+        value: of the metric.
+        error: its standard error.
+        low: least value that the metric can have; the interval is cut there.
+        high: largest value, likewise.
+
+    >>> estimate_normal(0.9, 0.1, high=1.0).high
+    1.0
+    """
     return Estimate(value, error, max(low, value - Z * error), min(high, value + Z * error))
 
 
-def of_influence(value: float, influence: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """The interval of a figure from the (n,) influences of its samples."""
-    return around(value, float(np.std(influence)) / math.sqrt(len(influence)), low, high)
+def estimate_from_influence(
+    value: float, influence: np.ndarray, low: float = -math.inf, high: float = math.inf
+) -> Estimate:
+    """Estimate a metric from the (n,) influences of its samples.
+
+    Args:
+        value: of the metric.
+        influence: (n,) what a sample more does to it, times n.
+        low: least value that the metric can have.
+        high: largest value that it can have.
+    """
+    return estimate_normal(value, float(np.std(influence)) / math.sqrt(len(influence)), low, high)
 
 
-def of_resamples(value: float, found: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """The interval of a figure from what it is for resamples; nothing where the figure is not a number."""
+def estimate_from_resamples(
+    value: float, resampled: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> Estimate:
+    """Estimate a metric from its values for resamples; nothing where the metric is not a number.
+
+    Args:
+        value: of the metric.
+        resampled: its value for each resample.
+        low: least value that the metric can have.
+        high: largest value that it can have.
+    """
     if not math.isfinite(value):
         return Estimate(None)
-    return around(value, float(np.nanstd(found)) if len(found) else 0.0, low, high)
+    return estimate_normal(value, float(np.nanstd(resampled)) if len(resampled) else 0.0, low, high)
 
 
 @contextmanager
-def values_only() -> Iterator[None]:
-    """In this block no resample is drawn, so that the errors that need them are 0: for figures shown without one."""
+def skip_resampling() -> Iterator[None]:
+    """Draw no resample in this block, so that the errors that need them are 0: for metrics shown without one."""
     token = _RESAMPLES.set(0)
     try:
         yield
@@ -62,28 +90,28 @@ def values_only() -> Iterator[None]:
         _RESAMPLES.reset(token)
 
 
-def resamples(n: int) -> Iterator[np.ndarray]:
-    """How often each of n samples is drawn when n are drawn from them again, (n,) float64; the same for all figures."""
-    random = np.random.default_rng(derive(0, "bootstrap"))
+def iter_resamples(n: int) -> Iterator[np.ndarray]:
+    """Yield how often each of n samples is drawn when n are drawn from them again, (n,) float64; the same each time."""
+    random = np.random.default_rng(derive_seed(0, "bootstrap"))
     for _ in range(_RESAMPLES.get()):
         yield np.bincount(random.integers(n, size=n), minlength=n).astype(float)
 
 
-def of_mean(values: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """The interval of a mean."""
-    return of_influence(float(np.mean(values)), values, low, high)
+def estimate_mean(values: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Estimate a mean, whose values lie between `low` and `high`."""
+    return estimate_from_influence(float(np.mean(values)), values, low, high)
 
 
-def of_share(hits: int, n: int) -> Estimate:
-    """The interval of a share of n (Wilson 1927, doi:10.2307/2276774): right for 0 and n hits, too."""
-    share = hits / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return Estimate(share, half / Z, max(0.0, centre - half), min(1.0, centre + half))
+def estimate_fraction(hits: int, n: int) -> Estimate:
+    """Estimate a fraction of n (Wilson 1927, doi:10.2307/2276774): right for 0 and n hits, too."""
+    fraction = hits / n
+    centre = (fraction + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + Z**2 / (4 * n**2))
+    return Estimate(fraction, half / Z, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def of_uniqueness(draws: Sequence[Hashable]) -> Estimate:
-    """The interval of the share of distinct ones among all draws.
+def estimate_uniqueness(draws: Sequence[Hashable]) -> Estimate:
+    """Estimate the fraction of distinct ones among all draws.
 
     Drawing again from the draws would make duplicates that the generator does not; so the resamples come from an
     estimate of the distribution in which what was never seen has its place (Chao & Lee 1992; Colwell et al. 2012,
@@ -91,19 +119,25 @@ def of_uniqueness(draws: Sequence[Hashable]) -> Estimate:
     """
     n = len(draws)
     counts = np.array(list(Counter(draws).values()))
-    value = len(counts) / n
+    unseen, unseen_probability = _estimate_unseen(counts, n)
+    fraction = counts / n
+    lost = fraction * (1 - fraction) ** n
+    seen = (fraction - lost * unseen_probability / lost.sum()).clip(min=0) if unseen_probability else fraction
+    random = np.random.default_rng(derive_seed(0, "uniqueness"))
+    resampled = []
+    for _ in range(_RESAMPLES.get()):
+        n_new = random.binomial(n, unseen_probability)
+        seen_counts = random.multinomial(n - n_new, seen / seen.sum())
+        distinct_new = len(np.unique(random.integers(unseen, size=n_new)))
+        resampled.append((np.count_nonzero(seen_counts) + distinct_new) / n)
+    return estimate_from_resamples(len(counts) / n, resampled, 0, 1)
+
+
+def _estimate_unseen(counts: np.ndarray, n: int) -> tuple[int, float]:
+    """How many different ones were not seen in n draws, and the probability of seeing one of them (Chao1)."""
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     unseen = (n - 1) / n * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
-    unseen = max(1, math.ceil(unseen))
-    # probability of what was not seen
-    missing = once / n * (n - 1) * once / ((n - 1) * once + 2 * max(twice, 1)) if once and n > 1 else 0.0
-    share = counts / n
-    lost = share * (1 - share) ** n
-    seen = (share - lost * missing / lost.sum()).clip(min=0) if missing else share
-    random = np.random.default_rng(derive(0, "uniqueness"))
-    found = []
-    for _ in range(_RESAMPLES.get()):
-        new = random.binomial(n, missing)
-        known = random.multinomial(n - new, seen / seen.sum())
-        found.append((np.count_nonzero(known) + len(np.unique(random.integers(unseen, size=new)))) / n)
-    return of_resamples(value, found, 0, 1)
+    probability = 0.0
+    if once and n > 1:
+        probability = once / n * (n - 1) * once / ((n - 1) * once + 2 * max(twice, 1))
+    return max(1, math.ceil(unseen)), probability

@@ -3,112 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rdkit import Chem, rdBase
-
-from molvae.chemistry.descriptors import DESCRIPTORS, PARTS, canonical, describe, kept_token_fraction, parts_of
-from molvae.chemistry.round_trip import encoded_again
-from molvae.chemistry.selfies_codec import Caps, decode, split
-from molvae.chemistry.standardise import Rejected, read
-from molvae.runtime.workers import Workers, in_order
+from molvae.chemistry.descriptor_table import DESCRIPTORS
+from molvae.chemistry.descriptors import (
+    PARTS,
+    Mol,
+    compute_descriptors,
+    compute_parts,
+    compute_token_survival,
+    to_canonical_smiles,
+)
+from molvae.chemistry.round_trip import reencode
+from molvae.chemistry.selfies_codec import Constraints, decode_selfies, split_selfies
+from molvae.chemistry.standardise import parse_smiles, silence_rdkit
+from molvae.errors import Rejected
+from molvae.runtime.workers import Workers, map_in_order
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Of = Callable[[Chem.Mol], dict[str, Any]]  # of a molecule, values of some of the columns below
-NONE: dict[str, Any] = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
+Item = TypeVar("Item")
+Row = dict[str, Any]
+Describe = Callable[[Mol], Row]  # of a molecule, values of some of the columns below
+NO_VALUES: Row = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
+COLUMNS = ["canonical", "is_valid", "reason", "token_survival", "is_round_trip", *NO_VALUES]
 TASK_ROWS = 100
 
 
-def everything(mol: Chem.Mol) -> dict[str, Any]:
-    """What DESCRIPTORS and PARTS list."""
-    return {**describe(mol), **parts_of(mol)}
+def describe_fully(mol: Mol) -> Row:
+    """Compute what DESCRIPTORS and PARTS list."""
+    return {**compute_descriptors(mol), **compute_parts(mol)}
 
 
-def nothing(mol: Chem.Mol) -> dict[str, Any]:
-    """None of it, which leaves what a molecule is: a fifth of the time."""
+def describe_nothing(mol: Mol) -> Row:
+    """Compute none of it, which leaves what a molecule is: a fifth of the time."""
     return {}
 
 
-def describe_all(
-    smiles: Sequence[str], selfies: Sequence[str] | None = None, *, workers: int | Workers = 1
+def describe_smiles(
+    smiles: Sequence[str], selfies: Sequence[str | None] | None = None, *, workers: int | Workers = 1
 ) -> pd.DataFrame:
-    """A row for each SMILES, in their order: canonical, is_valid, reason, kept_token_fraction, is_stable, and what
-    `molvae.chemistry.descriptors` lists in DESCRIPTORS and PARTS. The same text is looked at once.
+    """Describe SMILES, a row each, in their order. The same text is looked at once.
 
     Args:
+        smiles: as sampled.
         selfies: the strings that the SMILES were decoded from; without them nothing is said about tokens.
+        workers: processes.
+
+    Returns:
+        columns canonical, is_valid, reason, token_survival, is_round_trip, and those of DESCRIPTORS and PARTS.
     """
     pairs = list(zip(smiles, selfies or [None] * len(smiles), strict=True))
-    return _gathered(describe_rows, pairs, workers, lambda part: part)
+    return _build_table(describe_rows, pairs, workers, lambda part: part)
 
 
-def describe_strings(
-    strings: Sequence[Sequence[str]], caps: Caps, *, of: Of = everything, workers: int | Workers = 1
+def describe_selfies(
+    strings: Sequence[Sequence[str]],
+    constraints: Constraints,
+    *,
+    describe: Describe = describe_fully,
+    workers: int | Workers = 1,
 ) -> pd.DataFrame:
-    """The same for SELFIES strings as lists of symbols, decoded under `caps`.
+    """Describe SELFIES strings, a row each, with the columns of `describe_smiles`.
 
     Args:
-        of: a function of a module, which finds what is wanted of a molecule; the other columns are None.
+        strings: as lists of symbols.
+        constraints: under which they are decoded.
+        describe: a top-level function that computes what is needed of a molecule; other columns are None.
+        workers: processes.
     """
-    return _gathered(_decoded_rows, list(map(tuple, strings)), workers, lambda part: (part, caps, of))
+    items = [tuple(string) for string in strings]
+    return _build_table(_describe_decoded_rows, items, workers, lambda part: (part, constraints, describe))
 
 
-def prepare() -> None:
+def warm_up() -> None:
     """Read the tables and patterns that the first molecule of a process would wait for, half a second."""
     describe_rows([("c1ccccc1O", None)])
 
 
-def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
-    """The rows of (SMILES, SELFIES string or None) pairs; one that is no molecule has its reason instead."""
-    with rdBase.BlockLogs():
-        return [_describe_row(smiles, _symbols(string)) for smiles, string in pairs]
+def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[Row]:
+    """Describe pairs of a SMILES and its SELFIES string (or None); one that is no molecule has its reason instead."""
+    with silence_rdkit():
+        return [_describe_row(smiles, _split_symbols(string)) for smiles, string in pairs]
 
 
-def _symbols(string: str | None) -> list[str] | None:
+def _split_symbols(string: str | None) -> list[str] | None:
     """Of a SELFIES string; none of one that is damaged."""
     if string is None:
         return None
     try:
-        return split(string)
+        return split_selfies(string)
     except ValueError:
         return []
 
 
-def _decoded_rows(task: tuple[Sequence[Sequence[str]], Caps, Of]) -> list[dict[str, Any]]:
-    strings, caps, of = task
-    with rdBase.BlockLogs():
-        return [_describe_row(decode(symbols, caps), symbols, of) for symbols in strings]
+def _describe_decoded_rows(task: tuple[Sequence[Sequence[str]], Constraints, Describe]) -> list[Row]:
+    strings, constraints, describe = task
+    with silence_rdkit():
+        return [_describe_row(decode_selfies(symbols, constraints), symbols, describe) for symbols in strings]
 
 
-def _describe_row(smiles: str, symbols: Sequence[str] | None, of: Of = everything) -> dict[str, Any]:
-    tokens = {"kept_token_fraction": None if symbols is None else 0.0, "is_stable": None if symbols is None else False}
+def _describe_row(smiles: str, symbols: Sequence[str] | None, describe: Describe = describe_fully) -> Row:
     try:
-        mol = read(smiles)
-    except Rejected as why:
-        return {"canonical": "", "is_valid": False, "reason": why.reason, **tokens, **NONE}
-    form = canonical(mol)
-    if symbols is not None:
-        again = encoded_again(form)
-        tokens = {
-            "kept_token_fraction": kept_token_fraction(symbols, again),
-            "is_stable": bool(again) and again == list(symbols),
-        }
-    return {"canonical": form, "is_valid": True, "reason": "", **tokens, **NONE, **of(mol)}
+        mol = parse_smiles(smiles, silence=False)
+    except Rejected as rejection:
+        tokens = _describe_tokens(symbols, [])
+        return {"canonical": "", "is_valid": False, "reason": rejection.reason, **tokens, **NO_VALUES}
+    canonical = to_canonical_smiles(mol)
+    tokens = _describe_tokens(symbols, [] if symbols is None else reencode(canonical))
+    return {"canonical": canonical, "is_valid": True, "reason": "", **tokens, **NO_VALUES, **describe(mol)}
 
 
-def _gathered(
-    work: Callable[[Any], list[dict[str, Any]]], items: Sequence[Any], workers: int | Workers, task: Callable[..., Any]
+def _describe_tokens(symbols: Sequence[str] | None, again: list[str]) -> Row:
+    """Describe what decoding and encoding again did to a string; None where the string is not known."""
+    if symbols is None:
+        return {"token_survival": None, "is_round_trip": None}
+    is_round_trip = bool(again) and again == list(symbols)
+    return {"token_survival": compute_token_survival(symbols, again), "is_round_trip": is_round_trip}
+
+
+def _build_table(
+    work: Callable[[Any], list[Row]],
+    items: Sequence[Item],
+    workers: int | Workers,
+    make_task: Callable[[list[Item]], Any],
 ) -> pd.DataFrame:
-    """A row for each item; equal ones are looked at once. `task` makes of some items what `work` takes."""
+    """Build a table with a row for each item; equal ones are described once. `make_task` makes a task of items."""
     import pandas as pd  # which the workers need not import
 
-    places: dict[Any, int] = {}
-    rows_of = [places.setdefault(item, len(places)) for item in items]
+    places: dict[Item, int] = {}
+    item_places = [places.setdefault(item, len(places)) for item in items]
     distinct = list(places)
-    tasks = [task(distinct[start : start + TASK_ROWS]) for start in range(0, len(distinct), TASK_ROWS)]
-    rows: Iterable[dict[str, Any]] = (row for part in in_order(work, tasks, workers) for row in part)
-    columns = ["canonical", "is_valid", "reason", "kept_token_fraction", "is_stable", *NONE]
-    table = pd.DataFrame(rows, columns=columns)
-    return table if len(distinct) == len(items) else table.iloc[rows_of].reset_index(drop=True)
+    tasks = [make_task(distinct[start : start + TASK_ROWS]) for start in range(0, len(distinct), TASK_ROWS)]
+    rows: Iterable[Row] = (row for part in map_in_order(work, tasks, workers) for row in part)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table if len(distinct) == len(items) else table.iloc[item_places].reset_index(drop=True)

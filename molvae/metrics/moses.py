@@ -14,23 +14,30 @@ from scipy.sparse import csr_array
 from scipy.stats import wasserstein_distance
 
 from molvae.metrics import tanimoto
-from molvae.metrics.intervals import Estimate, of_influence, of_mean, of_resamples, resamples
+from molvae.metrics.intervals import (
+    Estimate,
+    estimate_from_influence,
+    estimate_from_resamples,
+    estimate_mean,
+    iter_resamples,
+)
 
 
-def snn(fingerprints: np.ndarray, references: np.ndarray, device: str = "cpu") -> Estimate:
-    """Mean Tanimoto similarity to the nearest reference molecule; Morgan fingerprints, radius 2, 1024 bits."""
-    distinct, places, _ = _distinct(fingerprints)
-    return of_mean(tanimoto.nearest(distinct, references, device=device)[places], 0, 1)
+def compute_snn(fingerprints: np.ndarray, references: np.ndarray, device: str = "cpu") -> Estimate:
+    """Compute SNN: mean Tanimoto similarity to the nearest reference; Morgan fingerprints, radius 2, 1024 bits."""
+    distinct, places, _ = _find_distinct(fingerprints)
+    return estimate_mean(tanimoto.compute_nearest_similarity(distinct, references, device=device)[places], 0, 1)
 
 
-def cosine(samples: Sequence[Sequence[str]], reference: Mapping[str, int]) -> Estimate:
-    """Cosine of the counts of all samples together and those of the reference: Frag and Scaf.
+def compute_cosine(samples: Sequence[Sequence[str]], reference: Mapping[str, int]) -> Estimate:
+    """Compute the cosine of the counts of all samples together and those of the reference: Frag and Scaf.
 
     Args:
         samples: what each sample holds, as often as it holds it.
+        reference: name -> how often the reference holds it.
     """
     numbers: dict[str, int] = {}
-    held = [numbers.setdefault(name, len(numbers)) for one in samples for name in one]
+    held = [numbers.setdefault(name, len(numbers)) for names in samples for name in names]
     length = math.sqrt(sum(count**2 for count in reference.values()))
     if not held or not length:
         return Estimate(None)
@@ -44,42 +51,42 @@ def cosine(samples: Sequence[Sequence[str]], reference: Mapping[str, int]) -> Es
         return float(total @ direction / size) if size else math.nan
 
     value = to_reference(np.ones(len(samples)))
-    return of_resamples(value, [to_reference(weights) for weights in resamples(len(samples))], 0, 1)
+    return estimate_from_resamples(value, [to_reference(weights) for weights in iter_resamples(len(samples))], 0, 1)
 
 
-def diversities(fingerprints: np.ndarray, device: str = "cpu") -> tuple[Estimate, Estimate]:
-    """IntDiv and IntDiv2: one less the mean similarity of all pairs, each with itself among them.
+def compute_internal_diversities(fingerprints: np.ndarray, device: str = "cpu") -> tuple[Estimate, Estimate]:
+    """Compute IntDiv and IntDiv2: 1 − the mean similarity of all pairs, each with itself among them.
 
-    IntDiv2 is one less the mean over samples of the root of a sample's mean squared similarity, which is what the
+    IntDiv2 is 1 − the mean over samples of the root of a sample's mean squared similarity, which is what the
     published code does; its paper has the root of the mean over all pairs.
     """
-    distinct, places, counts = _distinct(fingerprints)
-    means = tanimoto.means(distinct, counts, device=device)
+    distinct, places, counts = _find_distinct(fingerprints)
+    means = tanimoto.compute_mean_similarities(distinct, counts, device=device)
     similarity, root = means.similarity[places], np.sqrt(means.square)[places]
     second = root + means.scaled_square[places] / 2
     return (
-        of_influence(1 - float(similarity.mean()), 2 * similarity, 0, 1),
-        of_influence(1 - float(root.mean()), second, 0, 1),
+        estimate_from_influence(1 - float(similarity.mean()), 2 * similarity, 0, 1),
+        estimate_from_influence(1 - float(root.mean()), second, 0, 1),
     )
 
 
-def _distinct(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The fingerprints that differ, which of them each sample has, and how often each occurs."""
+def _find_distinct(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the distinct fingerprints, which of them each sample has, and how often each occurs."""
     whole = np.ascontiguousarray(fingerprints).view(f"V{fingerprints.shape[1]}")[:, 0]
     _, first, places, counts = np.unique(whole, return_index=True, return_inverse=True, return_counts=True)
     return fingerprints[first], places, counts
 
 
-def wasserstein(values: np.ndarray, reference: np.ndarray) -> Estimate:
-    """Wasserstein-1 distance of two sets of numbers, in their unit: logP, SA, QED and weight."""
-    own, other = np.sort(values), np.sort(reference)
-    everything = np.sort(np.concatenate([own, other]))
-    steps, places = np.diff(everything), everything[:-1]
-    below = np.searchsorted(own, places, side="right")
-    shares = np.searchsorted(other, places, side="right") / len(other)
+def compute_wasserstein(values: np.ndarray, reference: np.ndarray) -> Estimate:
+    """Compute the Wasserstein-1 distance of two sets of numbers, in their unit: logP, SA, QED and weight."""
+    sampled, expected = np.sort(values), np.sort(reference)
+    all_values = np.sort(np.concatenate([sampled, expected]))
+    steps, places = np.diff(all_values), all_values[:-1]
+    below = np.searchsorted(sampled, places, side="right")
+    fractions = np.searchsorted(expected, places, side="right") / len(expected)
 
     def to_reference(weights: np.ndarray) -> float:
-        return float(np.abs(np.concatenate([[0.0], np.cumsum(weights)])[below] / len(own) - shares) @ steps)
+        return float(np.abs(np.concatenate([[0.0], np.cumsum(weights)])[below] / len(sampled) - fractions) @ steps)
 
     distance = float(wasserstein_distance(reference, values))
-    return of_resamples(distance, [to_reference(weights) for weights in resamples(len(own))], 0)
+    return estimate_from_resamples(distance, [to_reference(weights) for weights in iter_resamples(len(sampled))], 0)

@@ -1,4 +1,4 @@
-"""What samples are held against: the statistics of reference molecules, and the training molecules as an index.
+"""What samples are compared with: the statistics of reference molecules, and the training molecules as an index.
 
 Both are computed once and lie in safetensors files: what takes minutes for MOSES is read in a second.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,35 +22,35 @@ from safetensors.numpy import save_file
 from molvae.errors import DataError
 from molvae.metrics import fcd
 from molvae.metrics.fcd import Statistics
-from molvae.metrics.molecule_table import describe_all
-from molvae.metrics.training_index import describe_training
-from molvae.runtime.files import replacing
-from molvae.runtime.seeds import derive
-from molvae.runtime.workers import Workers, in_order
+from molvae.metrics.molecule_table import describe_smiles
+from molvae.metrics.training_index import IndexedMolecules, index_molecules
+from molvae.runtime.files import atomic_write
+from molvae.runtime.seeds import derive_seed
+from molvae.runtime.workers import Workers, map_in_order
 
-PROPERTIES = {"logP": "logp", "SA": "sa", "QED": "qed", "weight": "mw"}  # the name in MOSES: the descriptor
-NEIGHBOURS = 100_000  # training molecules among which samples look for their nearest
-DRAW = 30_000  # training molecules kept as SMILES: the ceiling, and GuacaMol's comparison
+PROPERTY_COLUMNS = {"logP": "logp", "SA": "sa", "QED": "qed", "weight": "mw"}  # the name in MOSES: the descriptor
+N_NEIGHBOUR_CANDIDATES = 100_000  # training molecules among which samples look for their nearest
+N_KEPT_SMILES = 30_000  # training molecules kept as SMILES: the training-set reference, and GuacaMol's comparison
 TASK_ROWS = 2000
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSet:
     """Statistics of a set of molecules.
 
     Attributes:
-        about: what it is, for people.
+        description: what it is, for people.
         n: molecules.
         chemnet: mean and covariance of their ChemNet activations.
         fingerprints: (n, 128) uint8, packed Morgan fingerprints.
         fragments: BRICS fragment -> how often it occurs.
         scaffolds: Murcko scaffold -> how many molecules have it.
-        properties: name of `PROPERTIES` -> (n,) values.
+        properties: name of `PROPERTY_COLUMNS` -> (n,) values.
     """
 
-    about: str
+    description: str
     n: int
     chemnet: Statistics
     fingerprints: np.ndarray
@@ -58,193 +58,201 @@ class Reference:
     scaffolds: Mapping[str, int]
     properties: Mapping[str, np.ndarray]
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, for a file."""
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Convert all of it to arrays, for a file."""
         return {
             "mu": self.chemnet.mu, "sigma": self.chemnet.sigma, "fingerprints": self.fingerprints,
-            **_as_arrays("fragments", self.fragments), **_as_arrays("scaffolds", self.scaffolds), **self.properties,
+            **_to_arrays("fragments", self.fragments), **_to_arrays("scaffolds", self.scaffolds), **self.properties,
         }  # fmt: skip
 
     @classmethod
-    def of_tensors(cls, about: str, tensors: Mapping[str, np.ndarray]) -> Reference:
-        """Undo `tensors`."""
+    def from_tensors(cls, description: str, tensors: Mapping[str, np.ndarray]) -> ReferenceSet:
+        """Undo `to_tensors`."""
         n = len(tensors["fingerprints"])
         return cls(
-            about, n, Statistics(tensors["mu"], tensors["sigma"], n), tensors["fingerprints"],
-            _as_counts("fragments", tensors), _as_counts("scaffolds", tensors),
-            {name: tensors[name] for name in PROPERTIES},
+            description, n, Statistics(tensors["mu"], tensors["sigma"], n), tensors["fingerprints"],
+            _to_counts("fragments", tensors), _to_counts("scaffolds", tensors),
+            {name: tensors[name] for name in PROPERTY_COLUMNS},
         )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # known by identity: what is computed of one is kept
-class Training:
+class TrainingSet:
     """The molecules that a generator was trained on.
 
     Attributes:
-        about: what they are, for people.
+        description: what they are, for people.
         n: molecules.
-        given, canonical, without_stereo, skeletons: sorted uint64 hashes of each molecule's SMILES as it was given, its
-            canonical SMILES, that without stereo marks, and the first block of its InChIKey (which tautomers share).
+        given: sorted uint64 hashes of each molecule's SMILES as it was given.
+        canonical: the same of its canonical SMILES.
+        without_stereo: the same without stereo marks.
+        skeletons: the same of the first block of its InChIKey (which tautomers share).
         fingerprints: (m, 128) uint8 of a random part of them.
-        draw: canonical SMILES of another random part, which GuacaMol compares with.
+        smiles: canonical SMILES of another random part, which GuacaMol compares with.
     """
 
-    about: str
+    description: str
     n: int
     given: np.ndarray
     canonical: np.ndarray
     without_stereo: np.ndarray
     skeletons: np.ndarray
     fingerprints: np.ndarray
-    draw: tuple[str, ...]
+    smiles: tuple[str, ...]
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, for a file."""
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """Convert all of it to arrays, for a file."""
         names = ("given", "canonical", "without_stereo", "skeletons", "fingerprints")
-        return {**{name: getattr(self, name) for name in names}, "draw": _text(self.draw)}
+        return {**{name: getattr(self, name) for name in names}, "smiles": _pack_lines(self.smiles)}
 
     @classmethod
-    def of_tensors(cls, about: str, tensors: Mapping[str, np.ndarray]) -> Training:
-        """Undo `tensors`."""
-        rest = dict(tensors)
-        draw = tuple(_lines(rest.pop("draw")))
-        return cls(about, len(rest["given"]), draw=draw, **rest)
+    def from_tensors(cls, description: str, tensors: Mapping[str, np.ndarray]) -> TrainingSet:
+        """Undo `to_tensors`."""
+        return cls(
+            description, len(tensors["given"]), tensors["given"], tensors["canonical"], tensors["without_stereo"],
+            tensors["skeletons"], tensors["fingerprints"], tuple(_unpack_lines(tensors["smiles"])),
+        )  # fmt: skip
 
 
-def told(name: str, smiles: Sequence[str]) -> str:
-    """What molecules are, for people and for `compare`: their name and number, and a digest, which no others share."""
+def describe_source(name: str, smiles: Sequence[str]) -> str:
+    """Describe molecules for people and for `compare`: their name and number, and a digest, which no others share."""
     digest = hashlib.sha256("\n".join(smiles).encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name}, {len(smiles)} molecules (SHA-256 {digest})"
 
 
-def reference_of(smiles: Sequence[str], about: str, workers: int | Workers = 1) -> Reference:
-    """The statistics of molecules; what is no molecule is left out and counted in `about`.
+def build_reference_set(smiles: Sequence[str], description: str, workers: int | Workers = 1) -> ReferenceSet:
+    """Compute the statistics of molecules; what is no molecule is left out and counted in the description.
 
     Raises:
         DataError: there are fewer than two molecules.
     """
-    table = describe_all(smiles, workers=workers)
+    table = describe_smiles(smiles, workers=workers)
     valid = table[table["is_valid"]]
     if len(valid) < len(table):
-        about += f", {len(table) - len(valid)} of them unreadable and left out"
-    return Reference(
-        about, len(valid), fcd.statistics(valid["canonical"].tolist()),
-        stacked(valid["fingerprint"]),
+        description += f", {len(table) - len(valid)} of them unreadable and left out"
+    return ReferenceSet(
+        description, len(valid), fcd.compute_statistics(valid["canonical"].tolist()),
+        stack_fingerprints(valid["fingerprint"]),
         Counter(part for text in valid["fragments"] for part in text.split(".")),
         Counter(scaffold for scaffold in valid["scaffold"] if scaffold),
-        {name: valid[column].to_numpy(float) for name, column in PROPERTIES.items()},
+        {name: valid[column].to_numpy(float) for name, column in PROPERTY_COLUMNS.items()},
     )  # fmt: skip
 
 
-def training_of(smiles: Sequence[str], about: str, *, workers: int | Workers = 1) -> Training:
-    """The index of training molecules. Those that RDKit cannot read count under their own text only.
+def build_training_set(smiles: Sequence[str], description: str, *, workers: int | Workers = 1) -> TrainingSet:
+    """Index training molecules. Those that RDKit cannot read count under their own text only.
 
     Raises:
         DataError: there are fewer than two others.
     """
-    drawn = np.random.RandomState(42).permutation(len(smiles))[:DRAW]  # as GuacaMol draws: the first n are its n
-    near = np.random.default_rng(derive(0, "nearest training molecules"))
-    some = set(near.choice(len(smiles), min(NEIGHBOURS, len(smiles)), replace=False).tolist())
-    tasks = [
-        (smiles[start : start + TASK_ROWS], [start + row in some for row in range(min(TASK_ROWS, len(smiles) - start))])
-        for start in range(0, len(smiles), TASK_ROWS)
-    ]
+    kept = np.random.RandomState(42).permutation(len(smiles))[:N_KEPT_SMILES]  # as GuacaMol: the first n are its n
+    random = np.random.default_rng(derive_seed(0, "nearest training molecules"))
+    candidates = set(random.choice(len(smiles), min(N_NEIGHBOUR_CANDIDATES, len(smiles)), replace=False).tolist())
+    tasks = []
+    for start in range(0, len(smiles), TASK_ROWS):
+        part = smiles[start : start + TASK_ROWS]
+        tasks.append((part, [start + row in candidates for row in range(len(part))]))
     log.info("indexing %d training molecules", len(smiles))
-    columns: list[list[Any]] = [[], [], [], []]
-    for part in in_order(describe_training, tasks, workers):
-        for column, values in zip(columns, part, strict=True):
-            column += values
-    canonical, flat, skeletons, fingerprints = columns
-    if len(set(canonical) - {""}) < 2:
-        raise DataError(f"{about}: fewer than two of them are molecules that RDKit reads. Is it the right column?")
-    return Training(
-        about, len(smiles), hashes(smiles), hashes(canonical), hashes(flat), hashes(skeletons),
-        stacked(fingerprints),
-        tuple(canonical[row] for row in drawn if canonical[row]),
+    index = IndexedMolecules([], [], [], [])
+    for task_index in map_in_order(index_molecules, tasks, workers):
+        index.canonical.extend(task_index.canonical)
+        index.without_stereo.extend(task_index.without_stereo)
+        index.skeletons.extend(task_index.skeletons)
+        index.fingerprints.extend(task_index.fingerprints)
+    if len(set(index.canonical) - {""}) < 2:
+        raise DataError(
+            f"{description}: fewer than two of them are molecules that RDKit reads. Is it the right column?"
+        )
+    return TrainingSet(
+        description, len(smiles), hash_texts(smiles), hash_texts(index.canonical), hash_texts(index.without_stereo),
+        hash_texts(index.skeletons), stack_fingerprints(index.fingerprints),
+        tuple(index.canonical[row] for row in kept if index.canonical[row]),
     )  # fmt: skip
 
 
-def stacked(fingerprints: Iterable[bytes]) -> np.ndarray:
-    """Packed fingerprints as one array, (n, 128) uint8."""
+def stack_fingerprints(fingerprints: Iterable[bytes]) -> np.ndarray:
+    """Stack packed fingerprints into one array, (n, 128) uint8."""
     return np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(-1, 128)
 
 
-def hashes(texts: Iterable[str]) -> np.ndarray:
-    """Sorted 64-bit hashes of texts: of a million, two are taken for one with a probability of 3e-8."""
-    return np.sort(_hashed(texts))
+def hash_texts(texts: Iterable[str]) -> np.ndarray:
+    """Compute sorted 64-bit hashes of texts: of a million, two are taken for one with a probability of 3e-8."""
+    return np.sort(_hash(texts))
 
 
-def known(texts: Sequence[str], to: np.ndarray) -> np.ndarray:
-    """(n,) bool: which of the texts have their hash among sorted hashes."""
-    own = _hashed(texts)
-    if not len(to):
-        return np.zeros(len(own), dtype=bool)
-    places = np.searchsorted(to, own)
-    return (places < len(to)) & (to[np.minimum(places, len(to) - 1)] == own)
+def is_in(texts: Sequence[str], hashes: np.ndarray) -> np.ndarray:
+    """Tell which of the texts have their hash among sorted hashes, (n,) bool."""
+    text_hashes = _hash(texts)
+    if not len(hashes):
+        return np.zeros(len(text_hashes), dtype=bool)
+    places = np.searchsorted(hashes, text_hashes)
+    return (places < len(hashes)) & (hashes[np.minimum(places, len(hashes) - 1)] == text_hashes)
 
 
-def _hashed(texts: Iterable[str]) -> np.ndarray:
+def _hash(texts: Iterable[str]) -> np.ndarray:
     blake = partial(hashlib.blake2b, digest_size=8)
     return np.frombuffer(b"".join(blake(text.encode()).digest() for text in texts), dtype=np.uint64)
 
 
-def write(path: Path, parts: Mapping[str, Reference | Training]) -> None:
+def save_sets(path: Path, sets: Mapping[str, ReferenceSet | TrainingSet]) -> None:
     """Write references or training sets into one file, under their names."""
-    tensors = {f"{name}/{key}": array for name, part in parts.items() for key, array in part.tensors().items()}
-    about = {name: part.about for name, part in parts.items()}
-    with replacing(path) as temporary:
-        save_file(
-            {name: np.ascontiguousarray(a) for name, a in tensors.items()}, temporary, {"about": json.dumps(about)}
-        )
+    tensors = {f"{name}/{key}": array for name, part in sets.items() for key, array in part.to_tensors().items()}
+    descriptions = {name: part.description for name, part in sets.items()}
+    with atomic_write(path) as temporary:
+        content = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        save_file(content, temporary, {"descriptions": json.dumps(descriptions)})
 
 
-def read_references(path: Path) -> dict[str, Reference]:
-    """The references of a file, by name.
+def load_reference_sets(path: Path) -> dict[str, ReferenceSet]:
+    """Load the references of a file, by name.
 
     Raises:
         DataError: no such file, or none that `molvae reference` wrote.
     """
-    return _read(path, Reference)
+    return _load_sets(path, ReferenceSet)
 
 
-def read_training(path: Path) -> Training:
-    """The training set of a file.
+def load_training_set(path: Path) -> TrainingSet:
+    """Load the training set of a file.
 
     Raises:
-        DataError: as in `read_references`.
+        DataError: as in `load_reference_sets`.
     """
-    found = _read(path, Training)
-    if "train" not in found:
+    sets = _load_sets(path, TrainingSet)
+    if "train" not in sets:
         raise DataError(f"{path}: no index of training molecules. Delete it and write it again.")
-    return found["train"]
+    return sets["train"]
 
 
-def _read(path: Path, kind: Any) -> Any:
+Kind = TypeVar("Kind", ReferenceSet, TrainingSet)
+
+
+def _load_sets(path: Path, kind: type[Kind]) -> dict[str, Kind]:
     parts: dict[str, dict[str, np.ndarray]] = {}
     try:
         with safe_open(path, "numpy") as file:
-            about = json.loads(file.metadata()["about"])
+            descriptions = json.loads(file.metadata()["descriptions"])
             for name in file.keys():  # noqa: SIM118 - no mapping
                 part, key = name.rsplit("/", 1)
                 parts.setdefault(part, {})[key] = file.get_tensor(name)
-        return {name: kind.of_tensors(text, parts[name]) for name, text in about.items()}
+        return {name: kind.from_tensors(text, parts[name]) for name, text in descriptions.items()}
     except FileNotFoundError as err:
         raise DataError(f"{path}: no such file. `molvae reference` writes it.") from err
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as err:
         raise DataError(f"{path}: not a file of `molvae reference` ({err}). Delete it and write it again.") from err
 
 
-def _as_arrays(name: str, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-    return {name: _text(counts), f"{name}_counts": np.array(list(counts.values()), dtype=np.int64)}
+def _to_arrays(name: str, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    return {name: _pack_lines(counts), f"{name}_counts": np.array(list(counts.values()), dtype=np.int64)}
 
 
-def _as_counts(name: str, tensors: Mapping[str, np.ndarray]) -> Counter[str]:
-    return Counter(dict(zip(_lines(tensors[name]), tensors[f"{name}_counts"].tolist(), strict=True)))
+def _to_counts(name: str, tensors: Mapping[str, np.ndarray]) -> Counter[str]:
+    return Counter(dict(zip(_unpack_lines(tensors[name]), tensors[f"{name}_counts"].tolist(), strict=True)))
 
 
-def _text(lines: Iterable[str]) -> np.ndarray:
+def _pack_lines(lines: Iterable[str]) -> np.ndarray:
     return np.frombuffer("".join(f"{line}\n" for line in lines).encode(), dtype=np.uint8)
 
 
-def _lines(text: np.ndarray) -> list[str]:
+def _unpack_lines(text: np.ndarray) -> list[str]:
     return text.tobytes().decode().split("\n")[:-1]

@@ -1,99 +1,31 @@
-"""Every figure about a set of samples under its published name, with n, interval and what it is held against.
+"""Every metric of a set of samples under its published name, with n, interval and what it is compared with.
 
-A figure whose n is too small to mean anything is not computed; it says how many samples it needs.
+A metric whose n is too small to mean anything is not computed; it says how many samples it needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property, lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from functools import cache, lru_cache, partial
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from molvae.chemistry.descriptors import guacamol_values, skeletons_of, without_stereo
-from molvae.chemistry.structural_flags import LARGE_RING
+from molvae.chemistry.descriptors import compute_guacamol_descriptors, compute_skeletons, remove_stereo
+from molvae.chemistry.structural_flags import LARGE_RING_ATOMS
 from molvae.metrics import fcd, guacamol, moses
-from molvae.metrics.intervals import Estimate, of_mean, of_share, of_uniqueness
-from molvae.metrics.reference_sets import PROPERTIES, Reference, Training, known, stacked
-from molvae.runtime.workers import Workers, in_order
+from molvae.metrics.definitions import MetricDefinition, get_definition, get_family
+from molvae.metrics.intervals import Estimate, estimate_fraction, estimate_mean, estimate_uniqueness
+from molvae.metrics.reference_sets import PROPERTY_COLUMNS, ReferenceSet, TrainingSet, is_in
+from molvae.metrics.sample_set import SampleSet
+from molvae.runtime.workers import Workers, map_in_order
 
 TASK_ROWS = 500
-MOSES, GUACAMOL = "MOSES (Polykovskiy et al. 2020)", "GuacaMol (Brown et al. 2019)"
 
 
-class Kind(NamedTuple):
-    """What figures of a name (up to its first slash) have in common.
-
-    Attributes:
-        least: n below which they mean nothing.
-    """
-
-    better: Literal["higher", "lower", "none"]
-    description: str
-    source: str = MOSES
-    implementation: str = "molvae"
-    least: int = 1
-
-
-RDKIT = "RDKit"
-KINDS = {
-    "valid": Kind("higher", "share of samples that RDKit accepts and that hold an atom; SELFIES make it 1",
-                  implementation=RDKIT),
-    "unique@1000": Kind("higher", "share of distinct molecules among the first 1000 valid samples", least=1000),
-    "unique@10000": Kind("higher", "share of distinct molecules among the first 10 000 valid samples, or all of fewer",
-                         least=1000),
-    "FCD": Kind("lower", "Fréchet ChemNet distance of the valid samples, duplicates kept; falls with n, compare at "
-                "equal n only", implementation=fcd.IMPLEMENTATION, least=1000),
-    "FCD_novel": Kind("lower", "the same of those that are no training molecule: without what memory earns",
-                      "molvae", fcd.IMPLEMENTATION, 1000),
-    "SNN": Kind("higher", "mean Tanimoto similarity to the nearest molecule of the reference", least=100),
-    "SNN/Train": Kind("none", "mean Tanimoto similarity to the nearest training molecule; above that of held-out "
-                      "molecules: learned by heart", "molvae", least=100),
-    "Frag": Kind("higher", "cosine similarity of the counts of BRICS fragments", least=100),
-    "Scaf": Kind("higher", "cosine similarity of the counts of Murcko scaffolds with two rings or more; rises with n",
-                 least=1000),
-    "IntDiv": Kind("none", "one less the mean Tanimoto similarity of all pairs", least=100),
-    "IntDiv2": Kind("none", "one less the mean over samples of the root of the mean squared similarity", least=100),
-    "Filters": Kind("higher", "share of valid samples that pass the filters of MOSES: MCF, PAINS, no ring of eight "
-                    "atoms or more, no charge, usual elements", implementation=RDKIT),
-    "logP": Kind("lower", "Wasserstein-1 distance of Crippen logP", least=100),
-    "SA": Kind("lower", "Wasserstein-1 distance of the synthetic accessibility score", least=100),
-    "QED": Kind("lower", "Wasserstein-1 distance of the estimate of drug-likeness", least=100),
-    "weight": Kind("lower", "Wasserstein-1 distance of the molecular weight, g/mol", least=100),
-    "Novelty": Kind("higher", "share of distinct valid samples whose canonical SMILES is no training molecule's SMILES "
-                    "as it was given"),
-    "Novelty_canonical": Kind("higher", "the same with the training molecules made canonical, too", "molvae"),
-    "Novelty_no_stereo": Kind("higher", "the same without stereo marks on either side", "molvae"),
-    "Novelty_skeleton": Kind("higher", "the same by the first block of the InChIKey, which tautomers and stereoisomers "
-                             "share", "molvae"),
-    "kept_tokens": Kind("higher", "mean share of a sample's tokens that survive decoding and encoding again: what "
-                        "'valid' cannot say for SELFIES", "molvae"),
-    "stable": Kind("higher", "share of the strings written, those that were written again too, that come back "
-                   "unchanged from decoding and encoding", "molvae"),
-    "radicals": Kind("lower", "share of valid samples with unpaired electrons", "molvae", RDKIT),
-    "large_rings": Kind("lower", "share of valid samples with a ring of more than 8 atoms", "molvae", RDKIT),
-    "charged": Kind("none", "share of valid samples with a net charge", "molvae", RDKIT),
-    "oddities": Kind("lower", "share of valid samples with a strained or large ring, a radical or an odd valence",
-                     "molvae", RDKIT),
-    "MCF": Kind("higher", "share of valid samples that no medicinal-chemistry filter matches", "molvae", RDKIT),
-    "PAINS": Kind("higher", "share of valid samples that no PAINS filter of MOSES matches", "molvae", RDKIT),
-    "validity": Kind("higher", "share of valid ones among the first 10 000 samples", GUACAMOL, RDKIT),
-    "uniqueness": Kind("higher", "share of distinct molecules, stereo aside, among the first 10 000 valid samples",
-                       GUACAMOL),
-    "novelty": Kind("higher", "share of the first 10 000 distinct valid samples, stereo aside, that are no training "
-                    "molecule; both sides canonical", GUACAMOL),
-    "KL_score": Kind("higher", "mean of exp(-KL divergence) over ten distributions", GUACAMOL, least=1000),
-    "KL": Kind("lower", "KL divergence of the training molecules' distribution from that of the samples, nats",
-               GUACAMOL, least=1000),
-    "FCD_score": Kind("higher", "exp(-FCD / 5) of the first 10 000 valid samples and 10 000 training molecules",
-                      GUACAMOL, fcd.IMPLEMENTATION, 1000),
-}  # fmt: skip
-
-
-class Figure(NamedTuple):
-    """One figure to compute: a name, the number of samples behind it, and what it is held against (None: nothing)."""
+class Metric(NamedTuple):
+    """One metric to compute: a name, the number of samples behind it, and what it is compared with (None: nothing)."""
 
     name: str
     n: int
@@ -101,256 +33,252 @@ class Figure(NamedTuple):
     reference: str | None = None
 
     @property
-    def kind_name(self) -> str:
+    def family(self) -> str:
         """Its name without suite and reference."""
-        return self.name.removeprefix("GuacaMol/").split("/")[0]
+        return get_family(self.name)
 
     @property
-    def kind(self) -> Kind:
-        """What is true of all figures of its name."""
-        return KINDS.get(self.name) or KINDS[self.kind_name]
+    def definition(self) -> MetricDefinition:
+        """What is true of all metrics of its name."""
+        return get_definition(self.name)
 
 
-class SampleSet:
-    """Samples in their order, and what figures ask of them, computed when first asked for."""
+class MetricEntry(TypedDict):
+    """One metric as it stands in metrics.json: a value with all that is needed to read it."""
 
-    def __init__(
-        self, rows: pd.DataFrame, *, stable_share: float | None = None, workers: int | Workers = 1, device: str = "cpu"
-    ) -> None:
-        """`rows` as in `molvae.metrics.molecule_table`; `stable_share` is that of all strings written for them."""
-        self.rows, self.stable_share, self.workers, self.device = rows, stable_share, workers, device
-
-    @cached_property
-    def valid(self) -> pd.DataFrame:
-        """The rows that are molecules, duplicates among them."""
-        return self.rows[self.rows["is_valid"].astype(bool)].reset_index(drop=True)
-
-    @cached_property
-    def distinct(self) -> list[str]:
-        """Canonical SMILES, each once, in order of appearance."""
-        return list(dict.fromkeys(self.valid["canonical"]))
-
-    @cached_property
-    def distinct_without_stereo(self) -> list[str]:
-        """The same without stereo marks."""
-        return [without_stereo(one) for one in self.distinct]
-
-    @cached_property
-    def activations(self) -> np.ndarray:
-        """ChemNet activations of the valid rows, (n, 512)."""
-        return fcd.activations(self.valid["canonical"].tolist(), device=self.device)
-
-    @cached_property
-    def fingerprints(self) -> np.ndarray:
-        """Packed fingerprints of the valid rows, (n, 128) uint8."""
-        return stacked(self.valid["fingerprint"])
-
-    @property
-    def fragments(self) -> list[list[str]]:
-        """BRICS fragments of each valid row."""
-        return [text.split(".") for text in self.valid["fragments"]]
-
-    @property
-    def scaffolds(self) -> list[list[str]]:
-        """The Murcko scaffold of each valid row, if it has one."""
-        return [[scaffold] if scaffold else [] for scaffold in self.valid["scaffold"]]
-
-    @cached_property
-    def diversities(self) -> tuple[Estimate, Estimate]:
-        """IntDiv and IntDiv2."""
-        return moses.diversities(self.fingerprints, self.device)
+    name: str
+    value: float | None
+    interval: list[float | None] | None
+    standard_error: float | None
+    n: int
+    better: str
+    reference: str | None
+    implementation: str
+    source: str
+    description: str
+    baselines: dict[str, float | None]
 
 
-def moses_figures(samples: SampleSet, references: Mapping[str, Reference], training: Training | None) -> list[Figure]:
-    """Those of MOSES. The property distances are taken to the first reference, as its code does."""
+def build_moses_metrics(
+    samples: SampleSet, references: Mapping[str, ReferenceSet], training: TrainingSet | None
+) -> list[Metric]:
+    """Build the metrics of MOSES. The property distances are taken to the first reference, as its code does."""
     valid, n = samples.valid, len(samples.valid)
-    found = [Figure("valid", len(samples.rows), lambda: of_share(n, len(samples.rows)))]
+    metrics = [Metric("valid", len(samples.rows), lambda: estimate_fraction(n, len(samples.rows)))]
     for first in (1000, 10_000):
         draws = valid["canonical"].head(first).tolist()
-        found.append(Figure(f"unique@{first}", len(draws), lambda draws=draws: of_uniqueness(draws)))
+        metrics.append(Metric(f"unique@{first}", len(draws), partial(estimate_uniqueness, draws)))
     for name, reference in references.items():
-        found += [
-            Figure(f"FCD/{name}", n, partial(_fcd, samples, reference), reference.about),
-            Figure(f"SNN/{name}", n, partial(_snn, samples, reference), reference.about),
-            Figure(f"Frag/{name}", n, partial(_frag, samples, reference), reference.about),
-            Figure(f"Scaf/{name}", n, partial(_scaf, samples, reference), reference.about),
+        metrics += [
+            Metric(f"FCD/{name}", n, partial(_compute_fcd, samples, reference), reference.description),
+            Metric(f"SNN/{name}", n, partial(_compute_snn, samples, reference), reference.description),
+            Metric(f"Frag/{name}", n, partial(_compute_frag, samples, reference), reference.description),
+            Metric(f"Scaf/{name}", n, partial(_compute_scaf, samples, reference), reference.description),
         ]
-    found += [
-        Figure("IntDiv", n, lambda: samples.diversities[0]),
-        Figure("IntDiv2", n, lambda: samples.diversities[1]),
-        _share("Filters", valid, lambda rows: rows["passes_filters"]),
+    metrics += [
+        Metric("IntDiv", n, lambda: samples.diversities[0]),
+        Metric("IntDiv2", n, lambda: samples.diversities[1]),
+        _build_fraction("Filters", valid, lambda rows: rows["passes_filters"]),
     ]
     for reference in list(references.values())[:1]:
-        found += [
-            Figure(name, n, partial(_wasserstein, valid[column], reference.properties[name]), reference.about)
-            for name, column in PROPERTIES.items()
+        metrics += [
+            Metric(
+                name, n, partial(_compute_wasserstein, valid[column], reference.properties[name]), reference.description
+            )
+            for name, column in PROPERTY_COLUMNS.items()
         ]
     if training is not None:
-        found.append(_novelty("Novelty", samples.distinct, training.given, training))
-    return found
+        metrics.append(_build_novelty("Novelty", samples.distinct, training.given, training))
+    return metrics
 
 
-def guacamol_figures(samples: SampleSet, training: Training) -> list[Figure]:
-    """Those of GuacaMol, each named GuacaMol/…"""
-    first = samples.rows["is_valid"].head(guacamol.N)
-    flat = samples.distinct_without_stereo
-    place = dict(zip(samples.distinct, flat, strict=True))
-    draws = [place[one] for one in samples.valid["canonical"].head(guacamol.N)]
-    distinct = list(dict.fromkeys(flat[: guacamol.N]))
-    n = min(len(samples.valid), guacamol.N)
+def build_guacamol_metrics(samples: SampleSet, training: TrainingSet) -> list[Metric]:
+    """Build the metrics of GuacaMol; their names begin with "GuacaMol/"."""
+    first = samples.rows["is_valid"].head(guacamol.MAX_SAMPLES)
+    flat = dict(zip(samples.distinct, samples.distinct_without_stereo, strict=True))
+    draws = [flat[smiles] for smiles in samples.valid["canonical"].head(guacamol.MAX_SAMPLES)]
+    distinct = list(dict.fromkeys(samples.distinct_without_stereo[: guacamol.MAX_SAMPLES]))
+    n = min(len(samples.valid), guacamol.MAX_SAMPLES)
     return [
-        Figure("GuacaMol/validity", len(first), lambda: of_share(int(first.sum()), len(first))),
-        Figure("GuacaMol/uniqueness", len(draws), lambda: of_uniqueness(draws)),
-        _novelty("GuacaMol/novelty", distinct, training.without_stereo, training),
-        *_divergences(distinct, training, samples),
-        Figure("GuacaMol/FCD_score", n, lambda: _fcd_score(samples.activations[:n], training, samples.device),
-               training.about),
+        Metric("GuacaMol/validity", len(first), lambda: estimate_fraction(int(first.sum()), len(first))),
+        Metric("GuacaMol/uniqueness", len(draws), lambda: estimate_uniqueness(draws)),
+        _build_novelty("GuacaMol/novelty", distinct, training.without_stereo, training),
+        *_build_divergences(distinct, training, samples),
+        Metric(
+            "GuacaMol/FCD_score", n, lambda: _compute_fcd_score(samples.activations[:n], training, samples.device),
+            training.description,
+        ),
     ]  # fmt: skip
 
 
-def further_figures(samples: SampleSet, references: Mapping[str, Reference], training: Training | None) -> list[Figure]:
-    """What neither suite has: memory, stability of the tokens, chemistry that nobody would make."""
-    valid, found = samples.valid, []
-    if training is not None:
-        is_novel = ~known(valid["canonical"].tolist(), training.canonical)
-        found += [
-            _novelty("Novelty_canonical", samples.distinct, training.canonical, training),
-            _novelty("Novelty_no_stereo", samples.distinct_without_stereo, training.without_stereo, training),
-            Figure("Novelty_skeleton", len(samples.distinct),
-                   partial(_novel_skeletons, samples, training),
-                   training.about),
-            Figure("SNN/Train", len(valid), partial(_snn, samples, training),
-                   f"{len(training.fingerprints)} of {training.about}"),
-        ]  # fmt: skip
-        found += [
-            Figure(f"FCD_novel/{name}", int(is_novel.sum()), partial(_fcd, samples, one, is_novel), one.about)
-            for name, one in references.items()
-        ]
-    kept = samples.rows["kept_token_fraction"].dropna().to_numpy(float)  # of those whose string is known
-    if len(kept):
-        found.append(Figure("kept_tokens", len(kept), lambda: of_mean(kept, 0, 1)))
-    if samples.stable_share is not None:
-        found.append(Figure("stable", len(samples.rows), lambda: Estimate(samples.stable_share)))
+def build_further_metrics(
+    samples: SampleSet, references: Mapping[str, ReferenceSet], training: TrainingSet | None
+) -> list[Metric]:
+    """Build the metrics that neither suite has: memorisation, round trips, chemistry that nobody would make."""
+    valid = samples.valid
+    metrics = [] if training is None else _build_memorisation_metrics(samples, references, training)
+    survival = samples.rows["token_survival"].dropna().to_numpy(float)  # of those whose string is known
+    if len(survival):
+        metrics.append(Metric("token_survival", len(survival), lambda: estimate_mean(survival, 0, 1)))
+    if samples.round_trip_rate is not None:
+        metrics.append(Metric("round_trip_rate", len(samples.rows), lambda: Estimate(samples.round_trip_rate)))
     return [
-        *found,
-        _share("radicals", valid, lambda rows: rows["radical_electrons"] > 0),
-        _share("large_rings", valid, lambda rows: rows["largest_ring"] > LARGE_RING),
-        _share("charged", valid, lambda rows: rows["charge"] != 0),
-        _share("oddities", valid, lambda rows: rows["oddities"] != ""),
-        _share("MCF", valid, lambda rows: ~rows["alerts"].astype(str).str.startswith("MCF")),
-        _share("PAINS", valid, lambda rows: ~rows["alerts"].astype(str).str.contains("PAINS")),
+        *metrics,
+        _build_fraction("radicals", valid, lambda rows: rows["radical_electrons"] > 0),
+        _build_fraction("large_rings", valid, lambda rows: rows["largest_ring"] > LARGE_RING_ATOMS),
+        _build_fraction("charged", valid, lambda rows: rows["charge"] != 0),
+        _build_fraction("structural_flags", valid, lambda rows: rows["structural_flags"] != ""),
+        _build_fraction("MCF", valid, lambda rows: ~rows["alerts"].astype(str).str.startswith("MCF")),
+        _build_fraction("PAINS", valid, lambda rows: ~rows["alerts"].astype(str).str.contains("PAINS")),
     ]
 
 
-def compute(figures: list[Figure]) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """The estimates by name, and for what could not be computed the reason."""
-    found, refused = {}, {}
-    for figure in figures:
-        if figure.n < figure.kind.least:
-            refused[figure.name] = f"needs {figure.kind.least} molecules, there are {figure.n}"
+def _build_memorisation_metrics(
+    samples: SampleSet, references: Mapping[str, ReferenceSet], training: TrainingSet
+) -> list[Metric]:
+    """Build the metrics that separate memorised molecules from new ones."""
+    valid = samples.valid
+    is_novel = ~is_in(valid["canonical"].tolist(), training.canonical)
+    return [
+        _build_novelty("Novelty_canonical", samples.distinct, training.canonical, training),
+        _build_novelty("Novelty_no_stereo", samples.distinct_without_stereo, training.without_stereo, training),
+        Metric(
+            "Novelty_skeleton", len(samples.distinct), partial(_compute_skeleton_novelty, samples, training),
+            training.description,
+        ),
+        Metric(
+            "SNN/Train", len(valid), partial(_compute_snn, samples, training),
+            f"{len(training.fingerprints)} of {training.description}",
+        ),
+        *(
+            Metric(
+                f"FCD_novel/{name}", int(is_novel.sum()), partial(_compute_fcd, samples, reference, is_novel),
+                reference.description,
+            )
+            for name, reference in references.items()
+        ),
+    ]  # fmt: skip
+
+
+def compute_metrics(metrics: list[Metric]) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Compute metrics: the estimates by name, and for those that could not be computed the reason."""
+    estimates, refused = {}, {}
+    for metric in metrics:
+        min_n = metric.definition.min_n
+        if metric.n < min_n:
+            refused[metric.name] = f"needs {min_n} molecules, there are {metric.n}"
         else:
-            found[figure.name] = figure.compute()
-    return found, refused
+            estimates[metric.name] = metric.compute()
+    return estimates, refused
 
 
-def entry(figure: Figure, estimate: Estimate, baselines: Mapping[str, float | None]) -> dict[str, Any]:
-    """One figure as it stands in metrics.json: a value with all that is needed to read it."""
-    kind = figure.kind
-    interval = None if estimate.low is None else [_json(estimate.low), _json(estimate.high)]
-    return {
-        "name": figure.name,
-        "value": _json(estimate.value),
-        "interval": interval,
-        "standard_error": _json(estimate.error),
-        "n": figure.n,
-        "better": kind.better,
-        "reference": figure.reference,
-        "implementation": kind.implementation,
-        "source": kind.source,
-        "description": kind.description,
-        "baselines": {name: _json(value) for name, value in baselines.items()},
-    }
+def make_entry(metric: Metric, estimate: Estimate, baselines: Mapping[str, float | None]) -> MetricEntry:
+    """Make the entry of a metric in metrics.json."""
+    definition = metric.definition
+    interval = None if estimate.low is None else [_to_json_number(estimate.low), _to_json_number(estimate.high)]
+    return MetricEntry(
+        name=metric.name,
+        value=_to_json_number(estimate.value),
+        interval=interval,
+        standard_error=_to_json_number(estimate.error),
+        n=metric.n,
+        better=definition.better,
+        reference=metric.reference,
+        implementation=definition.implementation,
+        source=definition.source,
+        description=definition.description,
+        baselines={name: _to_json_number(value) for name, value in baselines.items()},
+    )
 
 
-def _json(value: float | None) -> float | None:
+def _to_json_number(value: float | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def _fcd(samples: SampleSet, reference: Reference, some: np.ndarray | slice = slice(None)) -> Estimate:
-    return fcd.estimate(samples.activations[some], reference.chemnet)
+def _compute_fcd(samples: SampleSet, reference: ReferenceSet, rows: np.ndarray | slice = slice(None)) -> Estimate:
+    return fcd.estimate_fcd(samples.activations[rows], reference.chemnet)
 
 
-def _snn(samples: SampleSet, reference: Reference | Training) -> Estimate:
-    return moses.snn(samples.fingerprints, reference.fingerprints, samples.device)
+def _compute_snn(samples: SampleSet, reference: ReferenceSet | TrainingSet) -> Estimate:
+    return moses.compute_snn(samples.fingerprints, reference.fingerprints, samples.device)
 
 
-def _frag(samples: SampleSet, reference: Reference) -> Estimate:
-    return moses.cosine(samples.fragments, reference.fragments)
+def _compute_frag(samples: SampleSet, reference: ReferenceSet) -> Estimate:
+    return moses.compute_cosine(samples.fragments, reference.fragments)
 
 
-def _scaf(samples: SampleSet, reference: Reference) -> Estimate:
-    return moses.cosine(samples.scaffolds, reference.scaffolds)
+def _compute_scaf(samples: SampleSet, reference: ReferenceSet) -> Estimate:
+    return moses.compute_cosine(samples.scaffolds, reference.scaffolds)
 
 
-def _wasserstein(values: pd.Series, reference: np.ndarray) -> Estimate:
-    return moses.wasserstein(values.to_numpy(float), reference)
+def _compute_wasserstein(values: pd.Series, reference: np.ndarray) -> Estimate:
+    return moses.compute_wasserstein(values.to_numpy(float), reference)
 
 
-def _share(name: str, rows: pd.DataFrame, mask: Callable[[pd.DataFrame], pd.Series]) -> Figure:
-    return Figure(name, len(rows), lambda: of_share(int(mask(rows).sum()), len(rows)))
+def _build_fraction(name: str, rows: pd.DataFrame, has_it: Callable[[pd.DataFrame], pd.Series]) -> Metric:
+    return Metric(name, len(rows), lambda: estimate_fraction(int(has_it(rows).sum()), len(rows)))
 
 
-def _novelty(name: str, distinct: list[str], training: np.ndarray, of: Training) -> Figure:
-    return Figure(name, len(distinct), lambda: _novel_share(distinct, training), of.about)
+def _build_novelty(name: str, distinct: list[str], hashes: np.ndarray, training: TrainingSet) -> Metric:
+    return Metric(name, len(distinct), lambda: _compute_novelty(distinct, hashes), training.description)
 
 
-def _novel_skeletons(samples: SampleSet, training: Training) -> Estimate:
-    is_known = known(samples.distinct, training.canonical)  # and so is then the skeleton
-    others = [one for one, knows in zip(samples.distinct, is_known, strict=True) if not knows]
-    tasks = [others[start : start + TASK_ROWS] for start in range(0, len(others), TASK_ROWS)]
-    found = [one for part in in_order(skeletons_of, tasks, samples.workers) for one in part]
-    return of_share(int((~known(found, training.skeletons)).sum()), len(samples.distinct))
+def _compute_skeleton_novelty(samples: SampleSet, training: TrainingSet) -> Estimate:
+    is_known = is_in(samples.distinct, training.canonical)  # and so is then the skeleton
+    unknown = [smiles for smiles, known in zip(samples.distinct, is_known, strict=True) if not known]
+    tasks = [unknown[start : start + TASK_ROWS] for start in range(0, len(unknown), TASK_ROWS)]
+    skeletons = [skeleton for part in map_in_order(compute_skeletons, tasks, samples.workers) for skeleton in part]
+    return estimate_fraction(int((~is_in(skeletons, training.skeletons)).sum()), len(samples.distinct))
 
 
-def _novel_share(distinct: list[str], training: np.ndarray) -> Estimate:
-    return of_share(int((~known(distinct, training)).sum()), len(distinct))
+def _compute_novelty(distinct: list[str], hashes: np.ndarray) -> Estimate:
+    return estimate_fraction(int((~is_in(distinct, hashes)).sum()), len(distinct))
 
 
-def _divergences(distinct: list[str], training: Training, samples: SampleSet) -> list[Figure]:
+def _build_divergences(distinct: list[str], training: TrainingSet, samples: SampleSet) -> list[Metric]:
     names = (*guacamol.CONTINUOUS, *guacamol.DISCRETE, "internal_similarity")
 
     @cache
-    def all_of_them() -> tuple[Estimate, dict[str, Estimate]]:
-        other = _training_values(training, min(guacamol.N, len(distinct)), samples.workers, samples.device)
-        return guacamol.divergences(_values(distinct, samples.workers, samples.device), other)
+    def compute_all() -> tuple[Estimate, dict[str, Estimate]]:
+        n = min(guacamol.MAX_SAMPLES, len(distinct))
+        training_values = _compute_training_values(training, n, samples.workers, samples.device)
+        return guacamol.compute_kl_divergences(
+            _compute_values(distinct, samples.workers, samples.device), training_values
+        )
+
+    def compute_one(name: str) -> Estimate:
+        return compute_all()[1][name]
 
     parts = [
-        Figure(f"GuacaMol/KL/{name}", len(distinct), lambda name=name: all_of_them()[1][name], training.about)
-        for name in names
+        Metric(f"GuacaMol/KL/{name}", len(distinct), partial(compute_one, name), training.description) for name in names
     ]
-    return [Figure("GuacaMol/KL_score", len(distinct), lambda: all_of_them()[0], training.about), *parts]
+    return [Metric("GuacaMol/KL_score", len(distinct), lambda: compute_all()[0], training.description), *parts]
 
 
 @lru_cache(maxsize=4)
-def _training_values(training: Training, n: int, workers: int | Workers, device: str) -> dict[str, np.ndarray]:
-    return _values(list(dict.fromkeys(map(without_stereo, training.draw[:n]))), workers, device)
+def _compute_training_values(
+    training: TrainingSet, n: int, workers: int | Workers, device: str
+) -> dict[str, np.ndarray]:
+    return _compute_values(list(dict.fromkeys(map(remove_stereo, training.smiles[:n]))), workers, device)
 
 
-def _values(smiles: list[str], workers: int | Workers, device: str) -> dict[str, np.ndarray]:
+def _compute_values(smiles: list[str], workers: int | Workers, device: str) -> dict[str, np.ndarray]:
     tasks = [smiles[start : start + TASK_ROWS] for start in range(0, len(smiles), TASK_ROWS)]
-    parts = list(in_order(guacamol_values, tasks, workers))
+    parts = list(map_in_order(compute_guacamol_descriptors, tasks, workers))
     values = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     fingerprints = np.concatenate([part[1] for part in parts])
-    return {**values, "internal_similarity": guacamol.internal_similarity(fingerprints, device)}
+    return {**values, "internal_similarity": guacamol.compute_internal_similarity(fingerprints, device)}
 
 
-def _fcd_score(activations: np.ndarray, training: Training, device: str) -> Estimate:
-    distance = fcd.estimate(activations, _training_statistics(training, len(activations), device))
+def _compute_fcd_score(activations: np.ndarray, training: TrainingSet, device: str) -> Estimate:
+    distance = fcd.estimate_fcd(activations, _compute_training_statistics(training, len(activations), device))
+    if distance.value is None or distance.error is None or distance.low is None or distance.high is None:
+        return Estimate(None)
     score = float(np.exp(-distance.value / 5))
-    bounds = [float(np.exp(-bound / 5)) for bound in (distance.high, distance.low)]
-    return Estimate(score, score / 5 * distance.error, *bounds)
+    low, high = (float(np.exp(-bound / 5)) for bound in (distance.high, distance.low))
+    return Estimate(score, score / 5 * distance.error, low, high)
 
 
 @lru_cache(maxsize=4)
-def _training_statistics(training: Training, n: int, device: str) -> fcd.Statistics:
-    return fcd.statistics(training.draw[:n], device=device)
+def _compute_training_statistics(training: TrainingSet, n: int, device: str) -> fcd.Statistics:
+    return fcd.compute_statistics(training.smiles[:n], device=device)

@@ -35,62 +35,64 @@ class _Block:
     @cached_property
     def left(self) -> Tensor:
         """(rows, bits / 2) int8, two bits each, for the left side of a product."""
-        one, other = self._halves()
-        return torch.from_numpy(one + (other << DIGIT)).to(self.device)
+        first, second = self._halves()
+        return torch.from_numpy(first + (second << DIGIT)).to(self.device)
 
     @cached_property
     def right(self) -> Tensor:
         """The same for the right side."""
-        one, other = self._halves()
-        return torch.from_numpy((one << DIGIT) + other).to(self.device)
+        first, second = self._halves()
+        return torch.from_numpy((first << DIGIT) + second).to(self.device)
 
     def _halves(self) -> list[np.ndarray]:
         return [np.unpackbits(half, axis=1).view(np.int8) for half in np.split(self.packed, 2, axis=1)]
 
 
-def similarity_of(one: bytes, other: bytes) -> float:
-    """Similarity of two fingerprints, bits packed; 1 where neither has a bit."""
-    first, second = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
-    common, any_of_both = np.bitwise_count(first & second).sum(), np.bitwise_count(first | second).sum()
-    return float(common / any_of_both) if any_of_both else 1.0
+def compute_similarity(a: bytes, b: bytes) -> float:
+    """Compute the similarity of two fingerprints, bits packed; 1 where neither has a bit."""
+    first, second = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
+    common, either = np.bitwise_count(first & second).sum(), np.bitwise_count(first | second).sum()
+    return float(common / either) if either else 1.0
 
 
-def nearest(fingerprints: np.ndarray, references: np.ndarray, *, device: str = "cpu") -> np.ndarray:
-    """Similarity of each fingerprint to the most similar reference.
+def compute_nearest_similarity(fingerprints: np.ndarray, references: np.ndarray, *, device: str = "cpu") -> np.ndarray:
+    """Compute the similarity of each fingerprint to the most similar reference.
 
     Args:
         fingerprints: (n, bytes) uint8, bits packed as by `numpy.packbits`.
         references: (m, bytes), m at least 1.
+        device: to compute on.
+
     Returns:
         (n,) float32; two fingerprints without any bit are alike (1).
     """
     best = np.zeros(len(fingerprints), dtype=np.float32)
-    blocks = list(_blocks(fingerprints, ROWS, device))
-    for columns in _blocks(references, COLUMNS, device):
+    blocks = list(_iter_blocks(fingerprints, ROWS, device))
+    for columns in _iter_blocks(references, COLUMNS, device):
         # among references with the same number of bits the one with most common bits is the nearest
         values, lengths = torch.unique_consecutive(columns.sizes, return_counts=True)
         for rows in blocks:
-            groups = _common(rows, columns).split(lengths.tolist(), 1)
+            groups = _count_common_bits(rows, columns).split(lengths.tolist(), 1)
             most = torch.stack([group.amax(1) for group in groups], 1)
-            found = _ratio(most, rows.sizes, values).amax(1).cpu().numpy()
-            best[rows.places] = np.maximum(best[rows.places], found)
+            similarity = _compute_ratio(most, rows.sizes, values).amax(1).cpu().numpy()
+            best[rows.places] = np.maximum(best[rows.places], similarity)
     return best
 
 
-def nearest_other(fingerprints: np.ndarray, *, device: str = "cpu") -> np.ndarray:
-    """(n,) similarity of each fingerprint to the most similar other one; 0 where there is none."""
+def compute_nearest_other_similarity(fingerprints: np.ndarray, *, device: str = "cpu") -> np.ndarray:
+    """Compute the similarity of each fingerprint, (n,), to the most similar other one; 0 where there is none."""
     best = np.zeros(len(fingerprints), dtype=np.float32)
-    blocks = list(_blocks(fingerprints, ROWS, device))
+    blocks = list(_iter_blocks(fingerprints, ROWS, device))
     for rows in blocks:
         for columns in blocks:
-            pairs = _ratio(_common(rows, columns), rows.sizes, columns.sizes)
+            pairs = _compute_ratio(_count_common_bits(rows, columns), rows.sizes, columns.sizes)
             if rows is columns:
                 pairs.fill_diagonal_(0)
             best[rows.places] = np.maximum(best[rows.places], pairs.amax(1).cpu().numpy())
     return best
 
 
-class Means(NamedTuple):
+class MeanSimilarities(NamedTuple):
     """Of each of n fingerprints: means over all of them, itself among them, each as often as it occurs."""
 
     similarity: np.ndarray  # (n,) of T
@@ -98,42 +100,46 @@ class Means(NamedTuple):
     scaled_square: np.ndarray  # (n,) of T_ij² / r_j with r_j the root of the mean square of j, estimated on 1000
 
 
-def means(fingerprints: np.ndarray, counts: np.ndarray, *, device: str = "cpu") -> Means:
-    """Mean similarities of each fingerprint to all of them; each pair is computed once.
+def compute_mean_similarities(fingerprints: np.ndarray, counts: np.ndarray, *, device: str = "cpu") -> MeanSimilarities:
+    """Compute mean similarities of each fingerprint to all of them; each pair is computed once.
 
     Args:
+        fingerprints: (n, bytes) uint8, bits packed.
         counts: (n,) how often each occurs.
+        device: to compute on.
     """
     weights = (counts / counts.sum()).astype(np.float32)
-    both = np.stack([weights, weights / _roots(fingerprints, weights, device)])
+    both = np.stack([weights, weights / _estimate_root_mean_squares(fingerprints, weights, device)])
     sums = np.zeros((3, len(fingerprints)))
-    blocks = list(_blocks(fingerprints, ROWS, device))
+    blocks = list(_iter_blocks(fingerprints, ROWS, device))
     for number, rows in enumerate(blocks):
         for columns in blocks[number:]:
-            pairs = _ratio(_common(rows, columns), rows.sizes, columns.sizes)
+            pairs = _compute_ratio(_count_common_bits(rows, columns), rows.sizes, columns.sizes)
             squares = pairs**2
-            own, its = (torch.from_numpy(both[:, block.places]).to(device) for block in (rows, columns))
-            parts = [pairs @ its[0], squares @ its[0], squares @ its[1]]
+            row_weights, column_weights = (
+                torch.from_numpy(both[:, block.places]).to(device) for block in (rows, columns)
+            )
+            parts = [pairs @ column_weights[0], squares @ column_weights[0], squares @ column_weights[1]]
             sums[:, rows.places] += torch.stack(parts).cpu().numpy()
             if rows is not columns:
-                parts = [own[0] @ pairs, own[0] @ squares, own[1] @ squares]
+                parts = [row_weights[0] @ pairs, row_weights[0] @ squares, row_weights[1] @ squares]
                 sums[:, columns.places] += torch.stack(parts).cpu().numpy()
-    return Means(*sums)
+    return MeanSimilarities(*sums)
 
 
-def _roots(fingerprints: np.ndarray, weights: np.ndarray, device: str) -> np.ndarray:
+def _estimate_root_mean_squares(fingerprints: np.ndarray, weights: np.ndarray, device: str) -> np.ndarray:
     """(n,) roots of the mean squared similarity to 1000 of them, which are taken evenly by their weight."""
-    some = np.searchsorted(np.cumsum(weights), (np.arange(1000) + 0.5) / 1000).clip(max=len(weights) - 1)
-    found = np.empty(len(fingerprints), dtype=np.float32)
-    for columns in _blocks(fingerprints[some], len(some), device):
-        for rows in _blocks(fingerprints, ROWS, device):
-            pairs = _ratio(_common(rows, columns), rows.sizes, columns.sizes)
-            found[rows.places] = (pairs**2).mean(1).sqrt().cpu().numpy()
-    return found.clip(min=1e-3)
+    chosen = np.searchsorted(np.cumsum(weights), (np.arange(1000) + 0.5) / 1000).clip(max=len(weights) - 1)
+    roots = np.empty(len(fingerprints), dtype=np.float32)
+    for columns in _iter_blocks(fingerprints[chosen], len(chosen), device):
+        for rows in _iter_blocks(fingerprints, ROWS, device):
+            pairs = _compute_ratio(_count_common_bits(rows, columns), rows.sizes, columns.sizes)
+            roots[rows.places] = (pairs**2).mean(1).sqrt().cpu().numpy()
+    return roots.clip(min=1e-3)
 
 
-def _blocks(packed: np.ndarray, length: int, device: str) -> Iterator[_Block]:
-    """The fingerprints in blocks, those with few bits first."""
+def _iter_blocks(packed: np.ndarray, length: int, device: str) -> Iterator[_Block]:
+    """Iterate over fingerprints in blocks, those with few bits first."""
     sizes = np.bitwise_count(packed).sum(1, dtype=np.float32)
     order = np.argsort(sizes, kind="stable")
     for start in range(0, len(order), length):
@@ -141,12 +147,12 @@ def _blocks(packed: np.ndarray, length: int, device: str) -> Iterator[_Block]:
         yield _Block(places, packed[places], sizes[places], device)
 
 
-def _ratio(common: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _compute_ratio(common: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     common = common.float()
     return (common / (rows[:, None] + columns - common)).nan_to_num_(nan=1.0)
 
 
-def _common(rows: _Block, columns: _Block) -> Tensor:
+def _count_common_bits(rows: _Block, columns: _Block) -> Tensor:
     """Numbers of common bits, (rows, columns): exact in each of these ways."""
     if rows.device != "cpu":
         return rows.single.half() @ columns.single.half().T

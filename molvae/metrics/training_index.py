@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from rdkit import rdBase
+from molvae.chemistry.descriptors import compute_skeleton, remove_stereo, to_canonical_smiles
+from molvae.chemistry.fingerprints import compute_fingerprint
+from molvae.chemistry.standardise import parse_smiles, silence_rdkit
+from molvae.errors import Rejected
 
-from molvae.chemistry.descriptors import canonical, fingerprint, skeleton, without_stereo
-from molvae.chemistry.standardise import Rejected, read
 
-
-def describe_training(
-    task: tuple[Sequence[str], Sequence[bool]],
-) -> tuple[list[str], list[str], list[str], list[bytes]]:
-    """Of SMILES: canonical, without stereo marks, skeleton; and the fingerprints of those asked for.
+class IndexedMolecules(NamedTuple):
+    """Of molecules: canonical SMILES, that without stereo marks, InChIKey skeleton; fingerprints of some of them.
 
     What RDKit cannot read has "" in place of each, and no fingerprint.
     """
-    forms: list[str] = []
-    flat: list[str] = []
-    skeletons: list[str] = []
-    fingerprints: list[bytes] = []
-    silence = rdBase.BlockLogs()
-    for smiles, is_wanted in zip(*task, strict=True):
-        try:
-            mol = read(smiles)
-        except Rejected:
-            for column in (forms, flat, skeletons):
-                column.append("")
-            continue
-        forms.append(canonical(mol))
-        flat.append(without_stereo(forms[-1]))
-        skeletons.append(skeleton(mol, forms[-1]))
-        if is_wanted:
-            fingerprints.append(fingerprint(mol))
-    del silence
-    return forms, flat, skeletons, fingerprints
+
+    canonical: list[str]
+    without_stereo: list[str]
+    skeletons: list[str]
+    fingerprints: list[bytes]
+
+
+def index_molecules(task: tuple[Sequence[str], Sequence[bool]]) -> IndexedMolecules:
+    """Index SMILES, with the fingerprints of those for which the second sequence is true."""
+    index = IndexedMolecules([], [], [], [])
+    with silence_rdkit():
+        for smiles, needs_fingerprint in zip(*task, strict=True):
+            try:
+                mol = parse_smiles(smiles, silence=False)
+            except Rejected:
+                for column in (index.canonical, index.without_stereo, index.skeletons):
+                    column.append("")
+                continue
+            canonical = to_canonical_smiles(mol)
+            index.canonical.append(canonical)
+            index.without_stereo.append(remove_stereo(canonical))
+            index.skeletons.append(compute_skeleton(mol, canonical))
+            if needs_fingerprint:
+                index.fingerprints.append(compute_fingerprint(mol))
+    return index

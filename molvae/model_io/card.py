@@ -1,20 +1,52 @@
-"""model.json, a model's card: all that its folder says of it but the weights. Read without torch."""
+"""model.json, the model card: everything in a model folder but the weights. Read without torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ModelFileError
 
-FORMAT_VERSION = 2
-WEIGHTS, CARD = "model.safetensors", "model.json"
+FORMAT_VERSION = 3
+WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
+
+
+class ModelCard(TypedDict, total=False):
+    """The content of a model card.
+
+    Attributes:
+        format_version: of the folder.
+        vocabulary: as `Vocabulary.to_json` writes it.
+        settings: sections by name; `model` must be there.
+        properties: names of those that the head predicts.
+        versions: library -> version.
+        provenance: id, data set, checksums, code digest and commit that the model follows from.
+        training: epochs, time, device, sizes.
+        metrics: the row of the history of the epoch whose weights these are.
+        metrics_before: the same before training; of a fine-tuned model only.
+        collapsed: whether the posterior has collapsed (`molvae.inference.posterior_diagnostics.is_collapsed`).
+        prior: the content of prior.json, where a prior was fitted; not in the file.
+        name: of a pretrained model.
+    """
+
+    format_version: int
+    vocabulary: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
+    properties: list[str]
+    versions: dict[str, str]
+    provenance: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, float]
+    metrics_before: dict[str, float]
+    collapsed: bool
+    prior: dict[str, Any]
+    name: str
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The content of a card.
+    """Read a model card, or the card of a fitted prior.
 
     Raises:
         ModelFileError: there is no such file, or it is damaged or of another format.
@@ -22,20 +54,23 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file. A model folder holds {CARD} and {WEIGHTS}.") from None
+        raise ModelFileError(f"{path}: no such file. A model folder holds {CARD_FILE} and {WEIGHTS_FILE}.") from None
     except (OSError, ValueError) as err:
         raise ModelFileError(f"{path}: damaged, not JSON ({err}). Train again or copy it afresh.") from None
     version = card.get("format_version") if isinstance(card, dict) else None
     if version != FORMAT_VERSION:
-        raise ModelFileError(f"{path}: format {version!r}, this molvae reads format {FORMAT_VERSION}.")
-    return card
+        raise ModelFileError(
+            f"{path}: format {version!r}, this molvae reads format {FORMAT_VERSION}. Train the model again."
+        )
+    content: dict[str, Any] = card
+    return content
 
 
-def vocabulary_of(folder: Path) -> Vocabulary:
-    """The vocabulary of the model in a folder.
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Read the vocabulary of the model in a folder.
 
     Raises:
         ModelFileError: as `read_card`, or the card holds no vocabulary.
     """
-    path = Path(folder) / CARD
+    path = Path(folder) / CARD_FILE
     return Vocabulary.from_json(read_card(path).get("vocabulary"), str(path))

@@ -1,111 +1,128 @@
-"""Model folders and resume files: tensors in safetensors, the rest in JSON. Nothing that can carry code."""
+"""The model folder: weights in safetensors, the rest in JSON. Nothing that can carry code."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
-from molvae.config import ModelSettings, PriorSettings, parse
+from molvae.config import ModelSettings, PriorSettings, parse_settings
 from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ConfigError, ModelFileError
-from molvae.model_io.card import CARD, FORMAT_VERSION, WEIGHTS, read_card
-from molvae.nn.priors import Prior, make_prior
+from molvae.model_io.card import CARD_FILE, FORMAT_VERSION, WEIGHTS_FILE, ModelCard, read_card
+from molvae.model_io.tensors import read_tensors, write_tensors
+from molvae.nn.priors import Prior, build_prior
 from molvae.nn.vae import VAE
-from molvae.runtime.files import replacing, sha256, write_json
-from molvae.training.trainer import State
+from molvae.runtime.files import compute_sha256, write_json
 
-PRIOR_WEIGHTS, PRIOR_CARD = "prior.safetensors", "prior.json"
+PRIOR_WEIGHTS_FILE, PRIOR_CARD_FILE = "prior.safetensors", "prior.json"
 
 
-def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: dict[str, Any]) -> None:
+class TrainedModel(NamedTuple):
+    """What a model folder holds: the network, in evaluation mode, its vocabulary and its card."""
+
+    network: VAE
+    vocabulary: Vocabulary
+    card: ModelCard
+
+
+def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: ModelCard) -> None:
     """Write a model folder: weights, and a card with everything else that is needed to use them.
 
-    A prior that was fitted to other weights goes.
+    A prior that was fitted to other weights is removed.
 
     Args:
-        card: must hold `settings` with a `model` block; more (versions, lineage, training, metrics) is kept as it is.
+        folder: to write into.
+        model: the network.
+        vocabulary: of its tokens.
+        card: must hold `settings` with a `model` section; the rest is kept as it is.
     """
-    for name in (PRIOR_CARD, PRIOR_WEIGHTS):
+    for name in (PRIOR_CARD_FILE, PRIOR_WEIGHTS_FILE):
         (folder / name).unlink(missing_ok=True)
-    _write_tensors(folder / WEIGHTS, model)
+    write_tensors(folder / WEIGHTS_FILE, model.state_dict())
     properties = {"properties": list(model.head.names)} if model.head is not None else {}
     content = {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **properties, **card}
-    write_json(folder / CARD, content)
+    write_json(folder / CARD_FILE, content)
 
 
 def save_prior(folder: Path, prior: Prior | None, card: dict[str, Any]) -> None:
     """Write a prior into a model's folder, for its samples to come from; None: the one it was trained with.
 
     Args:
+        folder: of the model.
+        prior: fitted to its weights.
         card: must hold `settings` (kind, components) and `weights_sha256`, of the weights it was fitted to.
     """
-    _write_tensors(folder / PRIOR_WEIGHTS, prior)
-    write_json(folder / PRIOR_CARD, {"format_version": FORMAT_VERSION, **card})
+    write_tensors(folder / PRIOR_WEIGHTS_FILE, {} if prior is None else prior.state_dict())
+    write_json(folder / PRIOR_CARD_FILE, {"format_version": FORMAT_VERSION, **card})
 
 
-def load_model(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
-    """The model in a folder, on the CPU and in evaluation mode, its vocabulary and its card.
+def load_model(folder: Path) -> TrainedModel:
+    """Load the model in a folder, on the CPU and in evaluation mode.
 
     Its prior is the one that stage `prior` put into the folder, if there is one, else the one it was trained with.
 
     Raises:
         ModelFileError: naming the file and what is wrong with it.
     """
-    model, vocabulary, card = load_trained(folder)
-    card_file, weights_file = Path(folder) / PRIOR_CARD, Path(folder) / PRIOR_WEIGHTS
+    model = load_model_as_trained(folder)
+    card_file, weights_file = Path(folder) / PRIOR_CARD_FILE, Path(folder) / PRIOR_WEIGHTS_FILE
     if not card_file.exists():
-        return model, vocabulary, card
-    about = read_card(card_file)
-    if about.get("weights_sha256") != sha256(Path(folder) / WEIGHTS):
+        return model
+    prior_card = read_card(card_file)
+    if prior_card.get("weights_sha256") != compute_sha256(Path(folder) / WEIGHTS_FILE):
         raise ModelFileError(
-            f"{card_file}: this prior was fitted to other weights than {WEIGHTS} holds. Run `molvae prior` again, or "
-            f"delete {PRIOR_CARD} to sample from the prior of training."
+            f"{card_file}: this prior was fitted to other weights than {WEIGHTS_FILE} holds. Run `molvae prior` again, "
+            f"or delete {PRIOR_CARD_FILE} to sample from the prior of training."
         )
-    with _explained(card_file, weights_file):
-        settings = parse(PriorSettings, about["settings"], "settings.")
+    with _explain_misfit(card_file, weights_file):
+        settings = parse_settings(PriorSettings, prior_card["settings"], "settings.")
         if settings.kind != "as_trained":
             with torch.device("meta"):
-                prior = make_prior(settings.kind, settings.components, model.encoder)
-            prior.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
-            model.prior = prior.eval()
-    return model, vocabulary, card | {"prior": about}
+                prior = build_prior(settings.kind, settings.components, model.network.encoder)
+            prior.to_empty(device="cpu").load_state_dict(read_tensors(weights_file))
+            model.network.prior = prior.eval()
+    return model._replace(card=cast(ModelCard, {**model.card, "prior": prior_card}))
 
 
-def load_trained(folder: Path) -> tuple[VAE, Vocabulary, dict[str, Any]]:
-    """The same with the prior of training."""
-    card_file, weights_file = Path(folder) / CARD, Path(folder) / WEIGHTS
-    card = read_card(card_file)
-    vocabulary = Vocabulary.from_json(card.get("vocabulary"), str(card_file))
-    settings = networks_of(folder)
-    with _explained(card_file, weights_file):
-        with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
-            model = VAE(len(vocabulary), settings, card.get("properties", ()))
-        model.to_empty(device="cpu").load_state_dict(_read_tensors(weights_file))
-    return model.eval(), vocabulary, card
-
-
-def networks_of(folder: Path) -> ModelSettings:
-    """The settings that the networks of the model in a folder are built by.
+def load_model_as_trained(folder: Path) -> TrainedModel:
+    """Load the model in a folder with the prior of training, whether another was fitted or not.
 
     Raises:
         ModelFileError: as `load_model`.
     """
-    card_file, weights_file = Path(folder) / CARD, Path(folder) / WEIGHTS
+    card_file, weights_file = Path(folder) / CARD_FILE, Path(folder) / WEIGHTS_FILE
     card = read_card(card_file)
-    with _explained(card_file, weights_file):
-        return parse(ModelSettings, card["settings"]["model"], "settings.model.")
+    vocabulary = Vocabulary.from_json(card.get("vocabulary"), str(card_file))
+    with _explain_misfit(card_file, weights_file):
+        settings = _parse_model_settings(card)
+        with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
+            network = VAE(len(vocabulary), settings, card.get("properties", ()))
+        network.to_empty(device="cpu").load_state_dict(read_tensors(weights_file))
+    return TrainedModel(network.eval(), vocabulary, cast(ModelCard, card))
+
+
+def read_model_settings(folder: Path) -> ModelSettings:
+    """Read the settings that the networks of the model in a folder are built by.
+
+    Raises:
+        ModelFileError: as `load_model`.
+    """
+    card_file, weights_file = Path(folder) / CARD_FILE, Path(folder) / WEIGHTS_FILE
+    card = read_card(card_file)
+    with _explain_misfit(card_file, weights_file):
+        return _parse_model_settings(card)
+
+
+def _parse_model_settings(card: dict[str, Any]) -> ModelSettings:
+    return parse_settings(ModelSettings, card["settings"]["model"], "settings.model.")
 
 
 @contextmanager
-def _explained(card_file: Path, weights_file: Path) -> Iterator[None]:
+def _explain_misfit(card_file: Path, weights_file: Path) -> Iterator[None]:
     """Names the file that is to blame when a network cannot be built from a card, or not filled from its tensors."""
     try:
         yield
@@ -118,40 +135,3 @@ def _explained(card_file: Path, weights_file: Path) -> Iterator[None]:
             f"{weights_file}: the weights do not fit the networks that {card_file.name} describes: "
             f"{str(err).splitlines()[-1].strip()}"
         ) from None
-
-
-def _write_tensors(path: Path, module: nn.Module | None) -> None:
-    tensors = {} if module is None else {name: part.cpu().contiguous() for name, part in module.state_dict().items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))  # bytes, because `save_file` makes a file that nobody else may read
-
-
-def save_state(path: Path, state: State, fingerprint: str) -> None:
-    """Write a checkpoint, whole or not at all."""
-    metadata = {"fingerprint": fingerprint, "progress": json.dumps(state.progress)}
-    with replacing(path) as temporary:
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}
-        temporary.write_bytes(save(tensors, metadata))  # bytes: of a full disk `save_file` makes an error of its own
-
-
-def load_state(path: Path, fingerprint: str) -> State:
-    """Read a checkpoint.
-
-    Raises:
-        ModelFileError: damaged, or of another run than `fingerprint` names.
-    """
-    tensors = _read_tensors(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("fingerprint") != fingerprint:
-        raise ModelFileError(f"{path}: a checkpoint of other settings, data or code. Delete it to train anew.")
-    return State(json.loads(metadata["progress"]), tensors)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file.") from None
-    except (SafetensorError, OSError) as err:
-        raise ModelFileError(f"{path}: damaged or no safetensors file ({err}).") from None

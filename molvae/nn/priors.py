@@ -7,40 +7,107 @@ can be trained in the ELBO or fitted afterwards to the aggregate posterior, the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from molvae.data.dataset import TokenSet
 from molvae.nn.encoder_decoder import Encoder
-from molvae.nn.losses import kl_per_dimension, normal_log_density, reparameterised
-from molvae.runtime.seeds import derive
+from molvae.nn.losses import compute_kl_per_dimension, compute_normal_log_density, reparameterise
+from molvae.runtime.seeds import derive_seed
 
 LOG_2PI = math.log(2 * math.pi)
-PSEUDO_TOKENS = 16  # length of a pseudo-input; longer molecules are cut to it where pseudo-inputs start as molecules
-COUPLINGS, COUPLING_HIDDEN = 8, 128  # of the flow
-LARGEST_LOG_SCALE = 2.0  # of one coupling: a factor of 7, so that no single layer can blow up
+MAX_GRADIENT_NORM = 10.0  # of a fit
+PSEUDO_INPUT_TOKENS = 16  # of a pseudo-input; molecules that pseudo-inputs start as are cut to it
+N_COUPLINGS, COUPLING_HIDDEN = 8, 128  # of the flow
+MAX_LOG_SCALE = 2.0  # of one coupling: a factor of 7, so that no single layer can blow up
 EM_ITERATIONS, EM_GAIN = 100, 5e-3  # of a mixture's fit: the most, and the gain in nats under which it has converged
-EM_BLOCK = 8192  # latents whose distances to all components are held at once
+EM_BATCH = 8192  # latents whose distances to all components are held at once
 
 
 class Prior(nn.Module):
-    """What all priors can do."""
+    """What all priors have: a density, sampling, the KL of posteriors, and a fit to the aggregate posterior."""
 
     def log_density(self, z: Tensor) -> Tensor:
-        """log p(z), (B,) nats, of points (B, Z)."""
+        """Compute log p(z), (B,) nats, of points (B, Z)."""
         raise NotImplementedError
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """`n` points, (n, Z), all randomness from `generator`, which is of the CPU."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw `n` points, (n, Z), all randomness from `generator`, which is of the CPU."""
         raise NotImplementedError
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
-        """KL(q(z|x) ‖ p(z)) of each molecule, (B,) nats, estimated at the one draw z of each."""
-        return normal_log_density(z, mu, logvar).sum(-1) - self.log_density(z)
+        """Estimate KL(q(z|x) ‖ p(z)) of each molecule, (B,) nats, at the one draw z of each."""
+        return compute_normal_log_density(z, mu, logvar).sum(-1) - self.log_density(z)
 
     def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
         """Start near the data: `latents`, (N, Z), are draws of the aggregate posterior, `tokens` molecules."""
+
+    def initialise_from_molecules(self, tokens: TokenSet, seed: int) -> None:
+        """Start near the data before the encoder has learned anything; only a VampPrior can."""
+
+    def fit(
+        self,
+        mu: Tensor,
+        logvar: Tensor,
+        tokens: TokenSet,
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> list[float]:
+        """Fit to the aggregate posterior of some molecules by maximum likelihood.
+
+        A mixture is fitted by expectation maximisation to one latent point a molecule; the others by Adam (cosine
+        schedule) to points that are drawn anew at each step, so that no posterior is mistaken for a point.
+
+        Args:
+            mu: (N, Z) posterior means of the molecules.
+            logvar: (N, Z) log-variances of the posteriors.
+            tokens: molecules that a VampPrior may start from.
+            steps: of Adam.
+            batch_size: latent points a step.
+            learning_rate: peak step size of Adam.
+            seed: of the latent points and the start.
+
+        Returns:
+            the loss, −log p(z) in nats, of each step.
+        """
+        random = torch.Generator().manual_seed(derive_seed(seed, "prior batches"))
+
+        def draw(rows: Tensor | slice) -> Tensor:
+            noise = torch.randn(mu[rows].shape, generator=random).to(mu.device)
+            return reparameterise(mu[rows], logvar[rows], noise)
+
+        latents = draw(slice(None))
+        self.initialise(latents, tokens, seed)
+
+        def draw_batch() -> Tensor:
+            return draw(torch.randint(len(mu), (batch_size,), generator=random))
+
+        return self._maximise(latents, draw_batch, steps, learning_rate)
+
+    def _maximise(
+        self, latents: Tensor, draw_batch: Callable[[], Tensor], steps: int, learning_rate: float
+    ) -> list[float]:
+        """Maximise the density by Adam on batches of latent points; nothing where there is nothing to fit."""
+        parameters = list(self.parameters())
+        if not parameters:
+            return []
+        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        losses = []
+        for _ in range(steps):
+            loss = -self.log_density(draw_batch()).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        return losses
 
 
 class StandardNormal(Prior):
@@ -51,19 +118,16 @@ class StandardNormal(Prior):
         self.latent_dim = latent_dim
 
     def log_density(self, z: Tensor) -> Tensor:
-        """See Prior."""
         return -0.5 * (z.square() + LOG_2PI).sum(-1)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """See Prior."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn((n, self.latent_dim), generator=generator)
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
-        """See Prior."""
-        return kl_per_dimension(mu, logvar).sum(-1)
+        return compute_kl_per_dimension(mu, logvar).sum(-1)
 
 
-class Mixture(Prior):
+class GaussianMixture(Prior):
     """A mixture of K normals with full covariance, each held as mean and Cholesky factor of its precision."""
 
     def __init__(self, latent_dim: int, components: int) -> None:
@@ -77,18 +141,16 @@ class Mixture(Prior):
         return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
     def _log_joint(self, z: Tensor) -> Tensor:
-        """log p(z, component), (B, K)."""
+        """Log p(z, component), (B, K)."""
         factor = self._factor()  # precision = factor factorᵀ, so that |factorᵀ (z − mean)|² is the squared distance
         white = torch.einsum("bi,kij->bkj", z, factor) - torch.einsum("ki,kij->kj", self.means, factor)
-        each = -0.5 * (white.square() + LOG_2PI).sum(-1) + self.log_diagonal.sum(-1)
-        return each + self.weights.log_softmax(0)
+        log_density = -0.5 * (white.square() + LOG_2PI).sum(-1) + self.log_diagonal.sum(-1)
+        return log_density + self.weights.log_softmax(0)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """See Prior."""
         return self._log_joint(z).logsumexp(-1)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """See Prior."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights.softmax(0).cpu(), n, replacement=True, generator=generator)
         noise = torch.randn((n, self.means.shape[1]), generator=generator)
         factor = self._factor().cpu()
@@ -98,55 +160,75 @@ class Mixture(Prior):
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
-        """Means at random latents, all with the covariance of the whole, shrunk as K components share the space."""
+        """Put means at random latents, all with the covariance of the whole, shrunk as K components share the space."""
         components, latent_dim = self.means.shape
-        random = torch.Generator().manual_seed(derive(seed, "mixture"))
+        random = torch.Generator().manual_seed(derive_seed(seed, "mixture"))
         self.means.copy_(latents[torch.randint(len(latents), (components,), generator=random)])
         covariance = torch.cov(latents.T.double()).reshape(latent_dim, latent_dim)
-        self._shape(covariance.expand(components, -1, -1) * components ** (-2 / (latent_dim + 4)))  # Scott's rule
+        shrinkage = components ** (-2 / (latent_dim + 4))  # Scott's rule
+        self._set_covariances(covariance.expand(components, -1, -1) * shrinkage)
         self.weights.zero_()
 
+    def _maximise(
+        self, latents: Tensor, draw_batch: Callable[[], Tensor], steps: int, learning_rate: float
+    ) -> list[float]:
+        return self.fit_em(latents)
+
     @torch.no_grad()
-    def maximise(self, latents: Tensor) -> list[float]:
-        """Expectation maximisation from where the mixture stands, until it gains no more.
+    def fit_em(self, latents: Tensor) -> list[float]:
+        """Fit by expectation maximisation from the current components, until it gains no more.
+
+        Args:
+            latents: (N, Z).
 
         Returns:
-            −log p(z) of the latents, (N, Z), before each iteration, nats.
+            −log p(z) of the latents before each iteration, nats.
         Source: Dempster et al. 1977, for Gaussian mixtures Bishop 2006, section 9.2.2.
         """
         losses: list[float] = []
         centre = latents.mean(0)  # products of what lies far from 0 would lose the variance in their rounding
         latents = latents - centre
-        self.means -= centre
-        least = 1e-3 * latents.var(0).mean().double()  # variance of a component that has shrunk onto a few latents
+        self.means.sub_(centre)
+        # variance of a component that has shrunk onto a few latents
+        ridge = 1e-3 * latents.var(0).mean().double() * torch.eye(latents.shape[1], dtype=torch.float64)
         while len(losses) < EM_ITERATIONS and (len(losses) < 2 or losses[-2] - losses[-1] > EM_GAIN):
-            loss, members, sums, products = 0.0, 0, 0, 0
-            for some in latents.split(EM_BLOCK):
-                log_joint = self._log_joint(some)
-                loss -= log_joint.logsumexp(-1).double().sum().item()
-                share = log_joint.softmax(-1)  # of each component in each latent
-                members = members + share.double().sum(0)
-                sums = sums + (share.T @ some).double()
-                products = products + torch.stack([(one[:, None] * some).T @ some for one in share.T]).double()
+            loss, members, sums, products = self._compute_em_sums(latents)
             losses.append(loss / len(latents))
             members = members + 1e-6  # a component without members is left a weight and the ridge, no division by 0
             means = sums / members[:, None]
             covariance = products / members[:, None, None] - means[:, :, None] * means[:, None]
-            self._shape(covariance + least * torch.eye(latents.shape[1]).to(covariance))
+            self._set_covariances(covariance + ridge.to(covariance))
             self.means.copy_(means)
             self.weights.copy_(members.log())
-        self.means += centre
+        self.means.add_(centre)
         return losses
 
-    def _shape(self, covariances: Tensor) -> None:
-        """Give the components these covariances, (K, Z, Z) doubles."""
+    def _compute_em_sums(self, latents: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
+        """Compute the negative log-likelihood, and for each component the sums of membership, latents and products."""
+        components, latent_dim = self.means.shape
+        loss = 0.0
+        members, sums, products = (
+            latents.new_zeros(shape, dtype=torch.float64)
+            for shape in ((components,), (components, latent_dim), (components, latent_dim, latent_dim))
+        )
+        for part in latents.split(EM_BATCH):
+            log_joint = self._log_joint(part)
+            loss -= log_joint.logsumexp(-1).double().sum().item()
+            membership = log_joint.softmax(-1)  # of each latent in each component, (N, K)
+            members = members + membership.double().sum(0)
+            sums = sums + (membership.T @ part).double()
+            products = products + torch.stack([(column[:, None] * part).T @ part for column in membership.T]).double()
+        return loss, members, sums, products
+
+    def _set_covariances(self, covariances: Tensor) -> None:
+        """Set the covariances of the components, (K, Z, Z) doubles."""
         ridge = 1e-6 * covariances.diagonal(dim1=1, dim2=2).mean() * torch.eye(covariances.shape[1]).to(covariances)
         factor = torch.linalg.cholesky(torch.linalg.inv(covariances + ridge))
         self.below.copy_(factor.tril(-1))
         self.log_diagonal.copy_(factor.diagonal(dim1=1, dim2=2).log())
 
 
-class Vamp(Prior):
+class VampPrior(Prior):
     """VampPrior: the mixture of the posteriors of K learned pseudo-inputs, each a string of token embeddings.
 
     Source: Tomczak & Welling 2018 (arXiv:1705.07120), with learned weights of the components.
@@ -155,41 +237,44 @@ class Vamp(Prior):
     def __init__(self, encoder: Encoder, components: int) -> None:
         super().__init__()
         width = encoder.embedding.embedding_dim
+        self.lengths: Tensor
         self._encoder = (encoder,)  # in a tuple, so that its weights stay the VAE's and are not counted here again
         self.weights = nn.Parameter(torch.zeros(components))  # logits
-        self.inputs = nn.Parameter(torch.randn(PSEUDO_TOKENS, components, width))
-        self.register_buffer("lengths", torch.full((components,), PSEUDO_TOKENS))
+        self.inputs = nn.Parameter(torch.randn(PSEUDO_INPUT_TOKENS, components, width))
+        self.register_buffer("lengths", torch.full((components,), PSEUDO_INPUT_TOKENS))
 
-    def components(self) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of each component, (K, Z)."""
-        mu, logvar = self._encoder[0].read(self.inputs, self.lengths)
+    def compute_components(self) -> tuple[Tensor, Tensor]:
+        """Compute mean and log-variance of each component, (K, Z) each."""
+        mu, logvar = self._encoder[0].encode_embeddings(self.inputs, self.lengths)
         return mu, logvar
 
     def log_density(self, z: Tensor) -> Tensor:
-        """See Prior."""
-        mu, logvar = self.components()
-        each = normal_log_density(z[:, None], mu, logvar).sum(-1)
-        return torch.logsumexp(each + self.weights.log_softmax(0), dim=-1)
+        mu, logvar = self.compute_components()
+        log_densities = compute_normal_log_density(z[:, None], mu, logvar).sum(-1)
+        return torch.logsumexp(log_densities + self.weights.log_softmax(0), dim=-1)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """See Prior."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights.softmax(0).cpu(), n, replacement=True, generator=generator)
-        mu, logvar = (part.cpu() for part in self.components())
-        return reparameterised(mu[which], logvar[which], torch.randn((n, mu.shape[1]), generator=generator))
+        mu, logvar = (part.cpu() for part in self.compute_components())
+        return reparameterise(mu[which], logvar[which], torch.randn((n, mu.shape[1]), generator=generator))
+
+    def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
+        """Start from molecules; the latents are not needed."""
+        self.initialise_from_molecules(tokens, seed)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
-        """Pseudo-inputs that are random molecules, or their first tokens."""
-        random = torch.Generator().manual_seed(derive(seed, "pseudo-inputs"))
+    def initialise_from_molecules(self, tokens: TokenSet, seed: int) -> None:
+        """Take random molecules, or their first tokens, as pseudo-inputs."""
+        random = torch.Generator().manual_seed(derive_seed(seed, "pseudo-inputs"))
         rows = torch.randint(len(tokens), (len(self.weights),), generator=random)
-        batch = tokens.batch(rows.numpy())
-        body = batch.inputs[1 : PSEUDO_TOKENS + 1]
+        batch = tokens.collate(rows.numpy())
+        body = batch.inputs[1 : PSEUDO_INPUT_TOKENS + 1]
         self.inputs[: len(body)] = self._encoder[0].embedding(body.to(self.inputs.device))
-        self.lengths.copy_(batch.lengths.clamp(max=PSEUDO_TOKENS))
+        self.lengths.copy_(batch.lengths.clamp(max=PSEUDO_INPUT_TOKENS))
         self.weights.zero_()
 
 
-class Flow(Prior):
+class FlowPrior(Prior):
     """RealNVP: a standard normal bent by affine couplings, each of which moves half the dimensions by the others.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803).
@@ -200,10 +285,11 @@ class Flow(Prior):
         self.latent_dim = latent_dim
         self.shift = nn.Parameter(torch.zeros(latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(latent_dim))
-        self.couplings = nn.ModuleList(_Coupling(latent_dim, number % 2) for number in range(COUPLINGS))
+        self.couplings: Sequence[_AffineCoupling] = nn.ModuleList(  # type: ignore[assignment]
+            _AffineCoupling(latent_dim, number % 2) for number in range(N_COUPLINGS)
+        )
 
     def log_density(self, z: Tensor) -> Tensor:
-        """See Prior."""
         z = (z - self.shift) * torch.exp(-self.log_scale)
         volume = -self.log_scale.sum()
         for coupling in self.couplings:
@@ -211,8 +297,7 @@ class Flow(Prior):
             volume = volume - log_scale.sum(-1)
         return -0.5 * (z.square() + LOG_2PI).sum(-1) + volume
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """See Prior."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
         z = torch.randn((n, self.latent_dim), generator=generator).to(self.shift.device)
         for coupling in reversed(self.couplings):
             z = coupling.from_noise(z)
@@ -220,38 +305,36 @@ class Flow(Prior):
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, tokens: TokenSet, seed: int) -> None:
-        """At the mean and the standard deviation of the latents; the couplings start as the identity."""
+        """Start at the mean and the standard deviation of the latents; the couplings start as the identity."""
         self.shift.copy_(latents.mean(0))
         self.log_scale.copy_(latents.std(0).log())
 
 
-class _Coupling(nn.Module):
+class _AffineCoupling(nn.Module):
     """Moves the even dimensions by the odd ones or the other way round."""
 
     def __init__(self, latent_dim: int, parity: int) -> None:
         super().__init__()
         self.parity = parity
         moved = len(range(parity, latent_dim, 2))
-        self.network = nn.Sequential(
-            nn.Linear(latent_dim - moved, COUPLING_HIDDEN), nn.SiLU(),
-            nn.Linear(COUPLING_HIDDEN, COUPLING_HIDDEN), nn.SiLU(),
-            nn.Linear(COUPLING_HIDDEN, 2 * moved),
-        )  # fmt: skip
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        first = nn.Linear(latent_dim - moved, COUPLING_HIDDEN)  # the order in which they are made is that of the draws
+        middle, last = nn.Linear(COUPLING_HIDDEN, COUPLING_HIDDEN), nn.Linear(COUPLING_HIDDEN, 2 * moved)
+        self.network = nn.Sequential(first, nn.SiLU(), middle, nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def _move(self, z: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale = self.network(z[:, 1 - self.parity :: 2]).chunk(2, -1)
-        return shift, LARGEST_LOG_SCALE * torch.tanh(scale / LARGEST_LOG_SCALE)
+        return shift, MAX_LOG_SCALE * torch.tanh(scale / MAX_LOG_SCALE)
 
     def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z one layer nearer to the normal noise, and the log-scales that were divided away."""
+        """Move z one layer nearer to the normal noise, and return the log-scales that were divided away."""
         shift, log_scale = self._move(z)
         moved = (z[:, self.parity :: 2] - shift) * torch.exp(-log_scale)
         return self._with(z, moved), log_scale
 
     def from_noise(self, z: Tensor) -> Tensor:
-        """The inverse."""
+        """Invert `to_noise`."""
         shift, log_scale = self._move(z)
         return self._with(z, z[:, self.parity :: 2] * log_scale.exp() + shift)
 
@@ -261,61 +344,17 @@ class _Coupling(nn.Module):
         return z
 
 
-def make_prior(kind: str, components: int, encoder: Encoder) -> Prior:
-    """A prior of that kind for the latent space of an encoder, before any training."""
-    latent_dim = encoder.latent_dim
-    if kind == "mixture":
-        return Mixture(latent_dim, components)
-    if kind == "vamp":
-        return Vamp(encoder, components)
-    return Flow(latent_dim) if kind == "flow" else StandardNormal(latent_dim)
-
-
-def fit(
-    prior: Prior,
-    mu: Tensor,
-    logvar: Tensor,
-    tokens: TokenSet,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-) -> list[float]:
-    """Fit a prior to the aggregate posterior of some molecules by maximum likelihood.
-
-    A mixture by expectation maximisation on one latent point a molecule; the others by Adam (cosine schedule) on points
-    that are drawn anew at each step, so that no posterior is mistaken for a point.
+def build_prior(kind: str, components: int, encoder: Encoder) -> Prior:
+    """Build a prior for the latent space of an encoder, before any training.
 
     Args:
-        mu, logvar: (N, Z) posteriors of the molecules.
-        tokens: molecules that a VampPrior may start from.
-        steps, batch_size, learning_rate: of Adam.
-    Returns:
-        the loss, −log p(z) in nats, of each step.
+        kind: normal, mixture, vamp or flow.
+        components: of a mixture or a VampPrior.
+        encoder: that of the VAE.
     """
-    random = torch.Generator().manual_seed(derive(seed, "prior batches"))
-
-    def draws(rows: Tensor | slice) -> Tensor:
-        noise = torch.randn(mu[rows].shape, generator=random).to(mu.device)
-        return reparameterised(mu[rows], logvar[rows], noise)
-
-    latents = draws(slice(None))
-    prior.initialise(latents, tokens, seed)
-    if isinstance(prior, Mixture):
-        return prior.maximise(latents)
-    trained = list(prior.parameters())
-    if not trained:
-        return []
-    optimizer = torch.optim.Adam(trained, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    losses = []
-    for _ in range(steps):
-        loss = -prior.log_density(draws(torch.randint(len(mu), (batch_size,), generator=random))).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 10.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    return losses
+    latent_dim = encoder.latent_dim
+    if kind == "mixture":
+        return GaussianMixture(latent_dim, components)
+    if kind == "vamp":
+        return VampPrior(encoder, components)
+    return FlowPrior(latent_dim) if kind == "flow" else StandardNormal(latent_dim)

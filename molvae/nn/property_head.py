@@ -1,4 +1,4 @@
-"""The head that tells properties of molecules from their latent points.
+"""The head that predicts properties of molecules from their latent points.
 
 Shapes: B molecules, Z latent dimensions, P properties. Values are in the properties' own units, NaN where unknown.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from molvae.errors import TrainingError
-from molvae.nn.losses import normal_log_density
+from molvae.nn.losses import compute_normal_log_density
 
 
 class PropertyHead(nn.Module):
@@ -24,8 +24,12 @@ class PropertyHead(nn.Module):
 
     Attributes:
         names: of the properties.
-        mean, sd: (P,) of the training molecules: what the properties are standardised by.
+        mean: (P,) of the training molecules, by which properties are standardised.
+        sd: (P,) standard deviations of the training molecules, likewise.
     """
+
+    mean: Tensor
+    sd: Tensor
 
     def __init__(self, names: Sequence[str], latent_dim: int) -> None:
         super().__init__()
@@ -34,10 +38,10 @@ class PropertyHead(nn.Module):
         self.log_noise = nn.Parameter(torch.zeros(len(names)))  # of the standard deviation
         self.register_buffer("mean", torch.zeros(len(names)))
         self.register_buffer("sd", torch.ones(len(names)))
-        nn.init.zeros_(self.linear.weight)  # it starts with the mean of all
+        nn.init.zeros_(self.linear.weight)  # it starts by predicting the mean
         nn.init.zeros_(self.linear.bias)
 
-    def standardise_by(self, values: np.ndarray) -> None:
+    def fit_scaler(self, values: np.ndarray) -> None:
         """Take mean and standard deviation of the training molecules' values, (n, P).
 
         Raises:
@@ -52,26 +56,30 @@ class PropertyHead(nn.Module):
             self.mean[k], self.sd[k] = known.mean(), known.std()
 
     def forward(self, z: Tensor) -> Tensor:
-        """Values, (B, P), at latent points (B, Z)."""
+        """Predict the properties, (B, P), at latent points (B, Z)."""
         return self.mean + self.sd * self.linear(z).float()
 
-    def nats(self, z: Tensor, values: Tensor) -> Tensor:
-        """−log p of the standardised values, (B, P), given points (B, Z): summed over those known, mean over molecules.
+    def compute_nll(self, z: Tensor, values: Tensor) -> Tensor:
+        """Compute −log p(standardised properties | latent points): summed over those known, mean over molecules.
+
+        Args:
+            z: (B, Z) latent points.
+            values: (B, P), NaN where unknown.
 
         Returns:
             a scalar, in nats per molecule.
         """
         standardised = (values - self.mean) / self.sd
         # NaN goes before anything has a gradient: 0 times NaN is NaN
-        density = normal_log_density(standardised.nan_to_num(), self.linear(z).float(), 2 * self.log_noise)
+        density = compute_normal_log_density(standardised.nan_to_num(), self.linear(z).float(), 2 * self.log_noise)
         return -(density * values.isfinite()).sum() / len(values)
 
-    def r_squared(self, predicted: Tensor, values: Tensor) -> dict[str, float]:
-        """R² of each property, (n, P) each, over the molecules that it is known of, if they differ in it."""
-        found = {}
-        for name, told, true in zip(self.names, predicted.double().T, values.double().T, strict=True):
-            known = true.isfinite()
-            spread = (true[known] - true[known].mean()).square().sum()
+    def compute_r_squared(self, predicted: Tensor, values: Tensor) -> dict[str, float]:
+        """Compute R² of each property, (n, P) each, over the molecules that it is known of, if they differ in it."""
+        r_squared = {}
+        for name, estimate, truth in zip(self.names, predicted.double().T, values.double().T, strict=True):
+            known = truth.isfinite()
+            spread = (truth[known] - truth[known].mean()).square().sum()
             if spread > 0:
-                found[name] = (1 - (told - true)[known].square().sum() / spread).item()
-        return found
+                r_squared[name] = (1 - (estimate - truth)[known].square().sum() / spread).item()
+        return r_squared

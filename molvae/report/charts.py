@@ -1,8 +1,7 @@
 """The charts of the report, as altair charts: embedded in the page, or saved with `chart.save("x.svg")`.
 
-Text and grid take the colour of their surroundings (`currentColor`), so that one chart reads on white and dark paper.
-Data are summed up here, in Python: a chart carries bins and epochs, never one row a molecule; but for the maps, which
-are of molecules.
+Text and grid take the colour of their surroundings (`currentColor`), so that a chart can be read on a light and on a
+dark page. Data are aggregated here: a chart carries bins and epochs; only projections carry a row for each molecule.
 """
 
 from __future__ import annotations
@@ -16,26 +15,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from molvae.report.loader import COORDINATES, PROPERTIES
-from molvae.report.molecules import SKETCH_END, SKETCH_START, sketch
+from molvae.chemistry.descriptor_table import CHARTED_DESCRIPTORS, DESCRIPTORS
+from molvae.chemistry.drawing import TOOLTIP_END, TOOLTIP_START, draw_tooltip_svg
+from molvae.latent.projections import COORDINATES
 
 GREY, BLUE = "#8a9099", "#3583d6"  # training molecules and training loss; samples and held-out loss
-SCALE = ["#2f6fd0", "#2fa08c", "#d9a520", "#d0482f"]  # low to high; no end of it is lost on white or on dark paper
+SCALE = ["#2f6fd0", "#2fa08c", "#d9a520", "#d0482f"]  # low to high; both ends are visible on a light and a dark page
 TRAINING, SAMPLES = "training", "samples"
-WHOLE = {"rings", "heavy_atoms"}
 BINS = 36
-MAP = (500, 380)  # pixels of each, where there is room
+PROJECTION_SIZE = (500, 380)  # pixels of each, where there is room
 MANY_POINTS = 40  # above, dots hide the line
-TITLES = {
-    "mw": "molecular weight (Da)",
-    "logp": "logP (Crippen)",
-    "qed": "QED, drug-likeness",
-    "sa": "SA score, 1 easy to 10 hard",
-    "tpsa": "TPSA (Å²)",
-    "rings": "rings",
-    "heavy_atoms": "heavy atoms",
-}
-MAPS = {
+TITLES = {name: DESCRIPTORS[name].title for name in CHARTED_DESCRIPTORS}
+PROJECTIONS = {
     "latent_pca": "latent space, principal components",
     "fingerprint_pca": "Morgan fingerprints, principal components",
     "latent_tsne": "latent space, t-SNE",
@@ -48,8 +39,8 @@ CURVES = {
     "reconstruction": ("reconstruction", NATS, ("train_reconstruction_nats", "valid_reconstruction_nats")),
     "kl": ("KL(q(z|x) ‖ p(z))", NATS, ("train_kl_nats", "valid_kl_nats")),
     "total": ("total loss (valid = −ELBO)", NATS, ("train_loss_nats", "valid_loss_nats")),
-    "token_accuracy": ("token accuracy, teacher forced, valid", "share", ("valid_token_accuracy",)),
-    "exact": ("exact reconstruction, free running, valid", "share", ("valid_exact_reconstruction",)),
+    "token_accuracy": ("token accuracy, teacher forced, valid", "fraction", ("valid_token_accuracy",)),
+    "exact": ("exact reconstruction, free running, valid", "fraction", ("valid_exact_reconstruction",)),
     "mutual_information": ("mutual information I(x; z), valid", NATS, ("mutual_information_nats",)),
     "active_units": ("active latent units", "units", ("active_units",)),
     "kl_weight": ("KL weight β", "", ("kl_weight",)),
@@ -68,15 +59,15 @@ STYLE = {
 }  # fmt: skip
 
 
-def training_charts(history: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
-    """Name -> line chart for each group of `CURVES` that has at least one known value."""
+def build_training_charts(history: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """Build a line chart for each of CURVES that has a known value, by its name."""
     axis = "epoch" if history["epoch"].is_unique else "step"
-    charts = {name: _curve(history, axis, *CURVES[name], from_zero=name in FROM_ZERO) for name in CURVES}
+    charts = {name: _build_curve(history, axis, *CURVES[name], from_zero=name in FROM_ZERO) for name in CURVES}
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def dimension_chart(dimensions: pd.DataFrame, epoch: Any) -> alt.TopLevelMixin | None:
-    """KL of each latent dimension in one epoch, largest first: a collapsed one has none."""
+def build_dimension_chart(dimensions: pd.DataFrame, epoch: Any) -> alt.TopLevelMixin | None:
+    """Build a chart of the KL of each latent dimension in one epoch, largest first: a collapsed one has none."""
     rows = dimensions[dimensions["epoch"] == epoch].dropna().sort_values("kl_nats", ascending=False)
     if rows.empty:
         return None
@@ -87,113 +78,133 @@ def dimension_chart(dimensions: pd.DataFrame, epoch: Any) -> alt.TopLevelMixin |
         tooltip=["dimension:Q", alt.Tooltip("kl_nats:Q", title="KL, nats", format=".3~g")],
     )  # fmt: skip
     total = rows["kl_nats"].sum()
-    return _styled(chart, "KL by latent dimension, valid", f"{len(rows)} dimensions, {total:.3g} nats in all")
+    return _apply_style(chart, "KL by latent dimension, valid", f"{len(rows)} dimensions, {total:.3g} nats in all")
 
 
-def latent_charts(card: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
-    """Completeness and continuity of a latent space, from its health card."""
-    if not card:
+def build_latent_charts(diagnostics: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
+    """Build charts of completeness and continuity from latent diagnostics."""
+    if not diagnostics:
         return {}
-    radii, around = card["completeness"]["by_radius"], card["continuity"]["around"]
-    null, pairs = card["completeness"]["random_tokens"]["stable"], card["continuity"]["similarity_of_random_pairs"]
-    low, _, high = card["completeness"]["molecules_at"]
+    completeness, continuity = diagnostics["completeness"], diagnostics["continuity"]
+    random, low_high = completeness["random_baseline"]["round_trip"], completeness["molecule_radii"][::2]
+    data = "molecules at {:.2g} to {:.2g}".format(*low_high)
+    pairs = f"Tanimoto; random pairs {continuity['similarity_of_random_pairs']:.2g}"
     return {
-        "completeness": _line(
-            radii, "radius", "stable", "stable strings by distance from 0",
-            f"data at {low:.2g} to {high:.2g}; random tokens {null:.2g}", "distance, in √dimensions",
+        "completeness": _build_line(
+            completeness["by_radius"], "radius", "round_trip", "round-trip rate by distance from 0",
+            f"{data}; random tokens {random:.2g}", "distance, in √dimensions",
         ),
-        "continuity": _line(
-            around, "spread", "similarity", "similarity to a molecule nearby",
-            f"Tanimoto; random pairs {pairs:.2g}", "distance, in widths of its posterior",
+        "continuity": _build_line(
+            continuity["neighborhoods"], "spread", "similarity", "similarity of neighbours to their molecule",
+            pairs, "distance, in posterior widths",
         ),
     }  # fmt: skip
 
 
-def _line(rows: list[dict[str, float]], x: str, y: str, title: str, subtitle: str, axis: str) -> alt.TopLevelMixin:
+def _build_line(
+    rows: list[dict[str, float]], x: str, y: str, title: str, subtitle: str, axis: str
+) -> alt.TopLevelMixin:
     chart = alt.Chart(pd.DataFrame(rows)[[x, y]]).mark_line(point=True, strokeWidth=2, color=BLUE).encode(
         alt.X(f"{x}:Q", title=axis),
         alt.Y(f"{y}:Q", title=None, scale=alt.Scale(domain=[0, 1])),
         tooltip=[alt.Tooltip(f"{x}:Q", format=".3~g"), alt.Tooltip(f"{y}:Q", format=".3~g")],
     )  # fmt: skip
-    return _styled(chart, title, subtitle)
+    return _apply_style(chart, title, subtitle)
 
 
-def map_charts(maps: pd.DataFrame, card: dict[str, Any]) -> dict[str, alt.TopLevelMixin]:
-    """Four maps of the same molecules in one chart, coloured by a property that the reader chooses of those known.
+def build_projection_chart(projections: pd.DataFrame, diagnostics: dict[str, Any]) -> alt.TopLevelMixin | None:
+    """Build a chart of four projections of the same molecules, coloured by a descriptor that the reader chooses.
 
-    What is marked in one of them is marked in all.
+    Molecules that are selected in one projection are selected in all.
 
     Args:
-        maps: a row a molecule, with `smiles`, PROPERTIES and COORDINATES.
-        card: the health card, which knows the shares of variance.
+        projections: a molecule a row, with `smiles`, CHARTED_DESCRIPTORS and COORDINATES.
+        diagnostics: latent diagnostics, which hold the fractions of variance.
+
+    Returns:
+        None if no value of a descriptor is known.
     """
-    known = [name for name in PROPERTIES if maps[name].notna().any()]
+    known = [name for name in CHARTED_DESCRIPTORS if projections[name].notna().any()]
     if not known:
-        return {}
-    numbers = maps[[*PROPERTIES, *COORDINATES]].map(lambda value: float(f"{value:.3g}"))  # what can be told apart
-    rows = numbers.assign(smiles=maps["smiles"], drawing=[sketch(one) for one in maps["smiles"]])
+        return None
+    numbers = projections[[*CHARTED_DESCRIPTORS, *COORDINATES]].map(lambda value: float(f"{value:.3g}"))
+    drawings = [draw_tooltip_svg(smiles) for smiles in projections["smiles"]]
+    rows = numbers.assign(smiles=projections["smiles"], drawing=drawings)
     choice = alt.binding_select(options=known, labels=[TITLES[name] for name in known], name="colour: ")
     shown = alt.param(name="shown", value="logp" if "logp" in known else known[0], bind=choice)
-    drags = {name: alt.selection_interval(name=name) for name in MAPS}
-    marked = reduce(operator.and_, drags.values())
-    explained = (card.get("maps") or {}).get("explained_variance") or {}
-    charts = [_map(name, explained.get(name.split("_")[0]), marked).add_params(drags[name]) for name in MAPS]
-    grid = alt.concat(*charts, data=rows, columns=2, spacing=24, description="; ".join(MAPS.values()))
+    intervals = {name: alt.selection_interval(name=name) for name in PROJECTIONS}
+    selected = reduce(operator.and_, intervals.values())
+    explained = (diagnostics.get("projections") or {}).get("explained_variance") or {}
+    charts = [
+        _build_projection(name, explained.get(name.split("_")[0]), selected).add_params(intervals[name])
+        for name in PROJECTIONS
+    ]
+    grid = alt.concat(*charts, data=rows, columns=2, spacing=24, description="; ".join(PROJECTIONS.values()))
     legend = {**TEXT, "orient": "top", "title": None}
-    return {"maps": grid.add_params(shown).configure(**{**STYLE, "legend": legend})}
+    return grid.add_params(shown).configure(**{**STYLE, "legend": legend})
 
 
-def _map(name: str, explained: list[float] | None, marked: Any) -> alt.Chart:
-    shares = [f" ({share:.0%} of variance)" for share in explained or []] if name.endswith("pca") else []
-    axes = [f"component {k}{share}" for k, share in enumerate(shares, 1)] or [None, None]
+def _build_projection(name: str, explained: list[float] | None, selected: Any) -> alt.Chart:
+    components = enumerate(explained or [], 1) if name.endswith("pca") else ()
+    axes: list[str | None] = [f"component {k} ({fraction:.0%} of variance)" for k, fraction in components] or [
+        None,
+        None,
+    ]
+    image = f"{json.dumps(TOOLTIP_START)} + datum.drawing + {json.dumps(TOOLTIP_END)}"
     axis = alt.Axis(labels=False, ticks=False)
-    title = alt.Title(MAPS[name], anchor="start", frame="group", fontSize=13)
-    tips = [alt.Tooltip(f"{one}:Q", title=TITLES[one].split(",")[0], format=".3~g") for one in PROPERTIES]
+    title = alt.Title(PROJECTIONS[name], anchor="start", frame="group", fontSize=13)
+    tips = [alt.Tooltip(f"{key}:Q", title=title.split(",")[0], format=".3~g") for key, title in TITLES.items()]
     return alt.Chart().transform_calculate(
         value="datum[shown]",
-        image=f"isValid(datum.drawing) ? {json.dumps(SKETCH_START)} + datum.drawing + {json.dumps(SKETCH_END)} : null",
+        image=f"isValid(datum.drawing) ? {image} : null",
     ).mark_circle(size=26, aria=False).encode(
         alt.X(f"{name}_1:Q", title=axes[0], axis=axis, scale=alt.Scale(zero=False)),
         alt.Y(f"{name}_2:Q", title=axes[1], axis=axis, scale=alt.Scale(zero=False)),
         color=alt.Color("value:Q", scale=alt.Scale(range=SCALE)),
-        opacity=alt.condition(marked, alt.value(0.8), alt.value(0.08)),
+        opacity=alt.condition(selected, alt.value(0.8), alt.value(0.08)),
         tooltip=[alt.Tooltip("image:N"), alt.Tooltip("smiles:N", title="SMILES"), *tips],
-    ).properties(width=MAP[0], height=MAP[1], title=title)  # fmt: skip
+    ).properties(width=PROJECTION_SIZE[0], height=PROJECTION_SIZE[1], title=title)  # fmt: skip
 
 
-def property_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
-    """Name -> histogram of valid samples over training molecules, for each property that has a known value."""
+def build_descriptor_charts(molecules: pd.DataFrame, reference: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
+    """Build a histogram of valid samples over training molecules for each known descriptor, by its name."""
     valid = molecules[molecules["is_valid"]]
-    charts = {name: histogram(name, valid[name], reference[name]) for name in PROPERTIES}
+    charts = {name: build_histogram(name, valid[name], reference[name]) for name in CHARTED_DESCRIPTORS}
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def histogram(name: str, samples: pd.Series, training: pd.Series) -> alt.TopLevelMixin | None:
-    """Shares of samples (line) and of training molecules (bars) over common bins; None if no value is known."""
+def build_histogram(name: str, samples: pd.Series, training: pd.Series) -> alt.TopLevelMixin | None:
+    """Build a chart of samples (line) and training molecules (bars) over common bins; None if no value is known."""
     samples, training = samples.dropna().to_numpy(float), training.dropna().to_numpy(float)
     if not len(samples) + len(training):
         return None
-    edges = bin_edges(np.concatenate([samples, training]), whole=name in WHOLE)
+    edges = compute_bin_edges(np.concatenate([samples, training]), is_count=DESCRIPTORS[name].is_count)
     bins = pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "training": shares(training, edges), "samples": shares(samples, edges)}
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "training": compute_bin_fractions(training, edges),
+            "samples": compute_bin_fractions(samples, edges),
+        }
     )
-    outline = pd.DataFrame({"low": [edges[0], *edges], "share": [0.0, *bins["samples"], 0.0]})
-    medians = [f"{label} {np.median(x):.3g}" for label, x in ((SAMPLES, samples), (TRAINING, training)) if len(x)]
+    outline = pd.DataFrame({"low": [edges[0], *edges], "fraction": [0.0, *bins["samples"], 0.0]})
+    sets = ((SAMPLES, samples), (TRAINING, training))
+    medians = [f"{label} {np.median(values):.3g}" for label, values in sets if len(values)]
     layers = []
     if len(training):
-        layers.append(_training_bars(bins, TITLES[name]))
+        layers.append(_build_training_bars(bins, TITLES[name]))
     if len(samples):
-        layers.append(_sample_outline(outline))
-    return _styled(alt.layer(*layers), TITLES[name], "medians: " + ", ".join(medians))
+        layers.append(_build_sample_outline(outline))
+    return _apply_style(alt.layer(*layers), TITLES[name], "medians: " + ", ".join(medians))
 
 
-def bin_edges(values: np.ndarray, *, whole: bool) -> np.ndarray:
-    """Edges of equal bins over the central 99 % of `values`; what lies outside belongs to the outermost bins.
+def compute_bin_edges(values: np.ndarray, *, is_count: bool) -> np.ndarray:
+    """Compute the edges of equal bins over the central 99 % of values; outliers belong to the outermost bins.
 
-    Whole numbers get bins centred on them, one number wide unless that gives more than 2 × BINS bins.
+    Counts get bins centred on whole numbers, one number wide unless that gives more than 2 × BINS bins.
     """
     low, high = np.quantile(values, [0.005, 0.995])
-    if whole:
+    if is_count:
         width = max(1, int(np.ceil((high - low + 1) / (2 * BINS))))
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + width, width)
     if low == high:
@@ -201,13 +212,13 @@ def bin_edges(values: np.ndarray, *, whole: bool) -> np.ndarray:
     return np.linspace(low, high, BINS + 1)
 
 
-def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of `values` in each bin; they sum to 1, values beyond the edges counted in the outermost bins."""
+def compute_bin_fractions(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Compute the fraction of values in each bin; those beyond the edges are counted in the outermost bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return np.round(counts / max(len(values), 1), 6)
 
 
-def _training_bars(bins: pd.DataFrame, title: str) -> alt.Chart:
+def _build_training_bars(bins: pd.DataFrame, title: str) -> alt.Chart:
     tips = [
         alt.Tooltip("low:Q", title=f"{title}, from", format=".4~g"),
         alt.Tooltip("high:Q", title="to", format=".4~g"),
@@ -217,53 +228,53 @@ def _training_bars(bins: pd.DataFrame, title: str) -> alt.Chart:
     bars = alt.Chart(bins.assign(set=TRAINING)).mark_bar(opacity=0.5, binSpacing=0)
     return bars.encode(
         alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=False)), alt.X2("high:Q"),
-        alt.Y("training:Q", title="share", axis=alt.Axis(format="~%")), alt.Y2(datum=0),
-        color=_colour(), tooltip=tips,
+        alt.Y("training:Q", title="fraction", axis=alt.Axis(format="~%")), alt.Y2(datum=0),
+        color=_make_colour(), tooltip=tips,
     )  # fmt: skip
 
 
-def _sample_outline(outline: pd.DataFrame) -> alt.Chart:
+def _build_sample_outline(outline: pd.DataFrame) -> alt.Chart:
     outline = outline.assign(set=SAMPLES, order=outline.index)
     return alt.Chart(outline).mark_line(interpolate="step-after", strokeWidth=2).encode(
         alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=False)),
-        alt.Y("share:Q", title="share", axis=alt.Axis(format="~%")),
-        order="order:Q", color=_colour(),
+        alt.Y("fraction:Q", title="fraction", axis=alt.Axis(format="~%")),
+        order="order:Q", color=_make_colour(),
     )  # fmt: skip
 
 
-def _colour() -> alt.Color:
+def _make_colour() -> alt.Color:
     return alt.Color("set:N", scale=alt.Scale(domain=[TRAINING, SAMPLES], range=[GREY, BLUE]))
 
 
-def _curve(
+def _build_curve(
     history: pd.DataFrame, axis: str, title: str, unit: str, columns: tuple[str, ...], *, from_zero: bool
 ) -> alt.TopLevelMixin | None:
-    """One line a column; rows without a value are left out, a single value is a dot."""
+    """One line for each column; rows without a value are left out, a single value is a dot."""
     rows = history.melt(id_vars=[axis], value_vars=list(columns), var_name="series", value_name="value").dropna()
     if rows.empty:
         return None
-    both = len(columns) > 1  # train and valid
+    has_both = len(columns) > 1  # train and valid
     rows["series"] = np.where(rows["series"].str.startswith("train_"), "train", "valid")
     last = [f"{name} {group['value'].iloc[-1]:.4g}" for name, group in rows.groupby("series", sort=True)]
     chart = alt.Chart(rows).mark_line(point=len(history) <= MANY_POINTS, strokeWidth=2)
     chart = chart.encode(
         alt.X(f"{axis}:Q", axis=alt.Axis(tickMinStep=1, format="~s"), scale=alt.Scale(zero=False)),
         alt.Y("value:Q", title=unit or None, scale=alt.Scale(zero=from_zero)),
-        tooltip=[*(["series:N"] if both else []), f"{axis}:Q", alt.Tooltip("value:Q", title=title, format=".4~g")],
-        color=_of_series(alt.Color, [GREY, BLUE]) if both else alt.value(BLUE),
-        **({"strokeDash": _of_series(alt.StrokeDash, [[5, 3], [1, 0]])} if both else {}),
+        tooltip=[*(["series:N"] if has_both else []), f"{axis}:Q", alt.Tooltip("value:Q", title=title, format=".4~g")],
+        color=_make_series_channel(alt.Color, [GREY, BLUE]) if has_both else alt.value(BLUE),
+        **({"strokeDash": _make_series_channel(alt.StrokeDash, [[5, 3], [1, 0]])} if has_both else {}),
     )  # fmt: skip
-    return _styled(chart, title, "last: " + (", ".join(last) if both else last[0].removeprefix("valid ")))
+    return _apply_style(chart, title, "last: " + (", ".join(last) if has_both else last[0].removeprefix("valid ")))
 
 
-def _of_series(channel: Any, values: list) -> Any:
-    """A channel that tells train from valid, by colour or by dashes."""
+def _make_series_channel(channel: Any, values: list) -> Any:
+    """Make a channel that separates train from valid, by colour or by dashes."""
     return channel("series:N", scale=alt.Scale(domain=["train", "valid"], range=values))
 
 
-def _styled(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
+def _apply_style(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
     heading = alt.Title(title, subtitle=subtitle, anchor="start", frame="bounds", fontSize=13, subtitleFontSize=11)
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    told = f"{title}; {subtitle}"  # what a screen reader says
-    chart = chart.properties(width="container", height=150, title=heading, autosize=fit, description=told)
+    description = f"{title}; {subtitle}"  # for screen readers
+    chart = chart.properties(width="container", height=150, title=heading, autosize=fit, description=description)
     return chart.configure(**STYLE)

@@ -1,4 +1,4 @@
-"""Generators side by side on one self-contained HTML page, without any script."""
+"""The comparison: generators side by side on one self-contained HTML page, without any script."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ from typing import Any
 
 from markupsafe import Markup
 
-from molvae.report.page import FOLDER, template
-from molvae.report.summary import BESIDE, BETTER, latent_rows, number
+from molvae.report.page import FOLDER, load_template
+from molvae.report.tables import BETTER, LATENT_BASELINES, build_latent_rows
 
 TONES = {"better": "good", "worse": "poor", "different": "between"}
-WIDTH, HEIGHT = 160, 14  # of the drawing of an interval
+WIDTH, HEIGHT = 160, 14  # pixels of the drawing of an interval
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page of a comparison as the text of one HTML file.
+def render_comparison(content: Mapping[str, Any]) -> str:
+    """Render a comparison as the text of one HTML file.
 
     Args:
         content: what `molvae.stages.compare.compare` returns.
     """
-    page = template("comparison.html.j2", signed=signed, drawn=drawn, counted=counted)
-    style = Markup((FOLDER / "report.css").read_text("utf-8"))
-    rows = latent_rows(content.get("cards") or {})
-    return page.render(
-        content=content, style=style, better=BETTER, tones=TONES, latent_rows=rows, beside=BESIDE
-    ).lstrip()  # fmt: skip
+    template = load_template("comparison.html.j2", draw_interval=draw_interval, count_verdicts=count_verdicts)
+    page = template.render(
+        content=content,
+        style=Markup((FOLDER / "report.css").read_text("utf-8")),
+        better=BETTER,
+        tones=TONES,
+        latent_rows=build_latent_rows(content.get("diagnostics") or {}),
+        latent_baselines=LATENT_BASELINES,
+    )
+    return page.lstrip()
 
 
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
-
-
-def counted(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """How many figures have each verdict, the most frequent first."""
+def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Count the metrics with each verdict, the most frequent first."""
     return Counter(row["verdict"] for row in rows).most_common()
 
 
-def drawn(row: Mapping[str, Any]) -> Markup:
-    """The interval as a line and the difference as a dot, beside the line of no difference."""
+def draw_interval(row: Mapping[str, Any]) -> Markup:
+    """Draw an interval as a line and its difference as a dot, beside the line of no difference."""
     low, high = row["interval"]
     scale = (WIDTH / 2 - 4) / (max(abs(low), abs(high)) or 1)
     left, right, dot = (WIDTH / 2 + scale * value for value in (low, high, row["difference"]))

@@ -1,14 +1,13 @@
-"""One self-contained HTML page an experiment: text, tables, drawings, charts and the JavaScript that draws them.
+"""The report: one self-contained HTML page with text, tables, drawings, charts and the JavaScript that draws them.
 
-The page asks the network for nothing and is forbidden to: its Content-Security-Policy allows the two scripts that this
-module wrote, by their hash, and no other source of anything. Texts from files are escaped by the template engine.
+The page loads nothing from the network: its Content-Security-Policy allows the two scripts that this module inserts, by
+their hash, and no other source of anything. Texts from files are escaped by the template engine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -20,103 +19,116 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from molvae.report import charts, summary
-from molvae.report.loader import Experiment, read_experiment
-from molvae.report.molecules import alarm_counts, alarms, first_valid_unique, least_plausible, molecule_svg
+from molvae.chemistry.drawing import draw_svg
+from molvae.report import charts, formatting, summary, tables
+from molvae.report.loader import Experiment, load_experiment
+from molvae.report.molecules import count_flags, list_flags, select_first_unique, select_least_plausible
 
 FOLDER = Path(__file__).parent
-GRID, WORST, REJECTED = 24, 12, 20  # what is shown of each
-LONGEST_TEXT = 120  # characters of a raw input text that are shown
+N_FIRST, N_LEAST_PLAUSIBLE, N_REJECTED = 24, 12, 20  # samples, samples and rejected rows that are shown
 
 
-def render(experiment_dir: Path, dataset_books: Path, *, title: str) -> str:
-    """The report of the experiment in `experiment_dir` as the text of one HTML file.
+def render_report(experiment_dir: Path, dataset_counts: Path, *, title: str) -> str:
+    """Render the report of an experiment as the text of one HTML file.
 
-    It depends on the files alone, not on clock or machine: the same files give the same text. Of `samples/` it needs
-    only the books, since `validation/molecules.parquet` has a row for each sample.
+    It depends on the files alone: the same files give the same text. Of `samples/` it needs only the counts, since
+    `validation/molecules.parquet` has a row for each sample.
 
     Args:
-        dataset_books: the `books.json` that `fetch` wrote for the data set.
+        experiment_dir: folder of the experiment.
+        dataset_counts: the `counts.json` that `fetch` wrote for the data set.
+        title: of the page.
+
     Raises:
-        DataError: `experiment_dir` holds no experiment, or a file in it is damaged. A missing one is named there.
+        DataError: `experiment_dir` holds no experiment, or a file in it is damaged. A missing one is named in the page.
     """
-    experiment = read_experiment(Path(experiment_dir), Path(dataset_books))
-    scripts = {"library": _library(), "drawing": (FOLDER / "report.js").read_text("utf-8")}
-    page = template("report.html.j2").render(
+    experiment = load_experiment(Path(experiment_dir), Path(dataset_counts))
+    scripts = {"library": _load_library(), "drawing": (FOLDER / "report.js").read_text("utf-8")}
+    projections = charts.build_projection_chart(experiment.projections, experiment.latent)
+    page = load_template("report.html.j2").render(
         title=title,
         experiment=experiment,
         scripts={name: Markup(text) for name, text in scripts.items()},
-        script_hashes=" ".join(f"'sha256-{_sha256_base64(text)}'" for text in scripts.values()),
+        script_hashes=" ".join(f"'sha256-{_compute_script_hash(text)}'" for text in scripts.values()),
         style=Markup((FOLDER / "report.css").read_text("utf-8")),
-        **_header(experiment),
-        **_molecules(experiment.molecules),
-        curves=_specs(_training_charts(experiment)),
-        latent_rows=summary.latent_rows({"this model": experiment.latent} if experiment.latent else {}),
-        beside=summary.BESIDE,
-        latent_charts=_specs(charts.latent_charts(experiment.latent)),
-        maps=_specs(charts.map_charts(experiment.maps, experiment.latent)),
-        histograms=_specs(charts.property_charts(experiment.molecules, experiment.reference)),
-        titles=charts.TITLES,
-        flow=summary.flow(experiment),
-        rejected=experiment.rejected.head(REJECTED).to_dict("records"),
+        **_build_header(experiment),
+        **_build_molecules(experiment.molecules),
+        training_charts=_to_specs(_build_training_charts(experiment)),
+        latent_rows=tables.build_latent_rows({"this model": experiment.latent} if experiment.latent else {}),
+        latent_baselines=tables.LATENT_BASELINES,
+        latent_charts=_to_specs(charts.build_latent_charts(experiment.latent)),
+        projections=_to_specs({"projections": projections} if projections else {}),
+        descriptor_charts=_to_specs(charts.build_descriptor_charts(experiment.molecules, experiment.reference)),
+        descriptor_titles=charts.TITLES,
+        count_rows=tables.build_count_rows(experiment.counts),
+        rejected=experiment.rejected.head(N_REJECTED).to_dict("records"),
     )
     return page.lstrip()
 
 
-def _training_charts(experiment: Experiment) -> dict[str, alt.TopLevelMixin]:
+def _build_training_charts(experiment: Experiment) -> dict[str, alt.TopLevelMixin]:
     best = (experiment.model.get("training") or {}).get("best_epoch")
-    dimensions = charts.dimension_chart(experiment.dimensions, best)
-    return charts.training_charts(experiment.history) | ({"dimensions": dimensions} if dimensions else {})
+    dimensions = charts.build_dimension_chart(experiment.dimensions, best)
+    return charts.build_training_charts(experiment.history) | ({"dimensions": dimensions} if dimensions else {})
 
 
-def _header(experiment: Experiment) -> dict[str, Any]:
+def _build_header(experiment: Experiment) -> dict[str, Any]:
     metrics = experiment.metrics.get("metrics") or []
-    figures = summary.latent_figures(experiment)
     return {
-        "metrics": [{**metric, "progress": summary.progress(metric)} for metric in metrics],
-        "baseline_columns": summary.baseline_columns(metrics),
-        "better": summary.BETTER,
-        "verdict": summary.verdict(metrics),
-        "warnings": summary.warnings(experiment, figures),
-        "tiles": summary.tiles(experiment, figures),
+        "metrics": [{**metric, "progress": summary.compute_progress(metric)} for metric in metrics],
+        "baseline_columns": tables.list_baseline_columns(metrics),
+        "better": tables.BETTER,
+        "verdict": summary.write_verdict(metrics),
+        "warnings": summary.write_warnings(experiment),
+        "tiles": summary.build_tiles(experiment),
     }
 
 
-def _molecules(molecules: pd.DataFrame) -> dict[str, Any]:
+def _build_molecules(molecules: pd.DataFrame) -> dict[str, Any]:
     invalid = molecules.loc[~molecules["is_valid"], "reason"].replace("", "not stated")
+    first, least_plausible = (
+        select_first_unique(molecules, N_FIRST),
+        select_least_plausible(molecules, N_LEAST_PLAUSIBLE),
+    )
     return {
-        "grid": [_card(row) for row in first_valid_unique(molecules, GRID).to_dict("records")],
-        "worst": [_card(row) for row in least_plausible(molecules, WORST).to_dict("records")],
-        "alarm_counts": alarm_counts(molecules),
+        "first": [_build_molecule_cell(row) for row in first.to_dict("records")],
+        "least_plausible": [_build_molecule_cell(row) for row in least_plausible.to_dict("records")],
+        "flag_counts": count_flags(molecules),
         "invalid_reasons": invalid.value_counts().to_dict(),
     }
 
 
-def _card(molecule: dict[str, Any]) -> dict[str, Any]:
-    svg = molecule_svg(molecule["smiles"])
-    return {**molecule, "svg": svg and Markup(svg), "alarms": alarms(molecule)}
+def _build_molecule_cell(molecule: dict[Any, Any]) -> dict[Any, Any]:
+    svg = draw_svg(molecule["smiles"])
+    return {**molecule, "svg": svg and Markup(svg), "flags": list_flags(molecule)}
 
 
-def _specs(found: dict[str, alt.TopLevelMixin]) -> dict[str, Markup]:
-    """Name -> Vega-Lite JSON; `<` is written as an escape, so that no text in it can end the script element."""
+def _to_specs(named_charts: dict[str, alt.TopLevelMixin]) -> dict[str, Markup]:
+    """Vega-Lite JSON of each chart; `<` is escaped, so that no text in it can end the script element."""
     # Not validated here, which takes as long as all the rest: a test validates each kind of chart.
-    specs = {name: json.dumps(chart.to_dict(validate=False), separators=(",", ":")) for name, chart in found.items()}
+    dicts = {name: chart.to_dict(validate=False) for name, chart in named_charts.items()}
+    specs = {name: json.dumps(content, separators=(",", ":")) for name, content in dicts.items()}
     return {name: Markup(spec.replace("<", "\\u003c")) for name, spec in specs.items()}
 
 
-def _library() -> str:
+def _load_library() -> str:
     """Vega, Vega-Lite and vega-embed in one script, of the Vega-Lite version that this altair writes for."""
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    supported = version in vl_convert.get_vegalite_versions()  # else: the newest it has; specs of one major agree
-    return vl_convert.javascript_bundle(vl_version=version if supported else None).replace("</script", "<\\/script")
+    is_supported = version in vl_convert.get_vegalite_versions()  # else: the newest it has; specs of one major agree
+    return vl_convert.javascript_bundle(vl_version=version if is_supported else None).replace("</script", "<\\/script")
 
 
-def _sha256_base64(text: str) -> str:
+def _compute_script_hash(text: str) -> str:
     return b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
-    """A template of this folder, with filters of its own besides those of all."""
+def load_template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
+    """Load a template of this folder.
+
+    Args:
+        name: of its file.
+        filters: further filters for it, by name.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -124,35 +136,13 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=summary.number,
-        count=summary.number_of,
-        visible=visible,
-        duration=duration,
-        plain=plain,
+        number=formatting.format_number,
+        signed=formatting.format_signed,
+        count=formatting.format_count,
+        escape_text=formatting.escape_text,
+        duration=formatting.format_duration,
+        setting=formatting.format_setting,
         **filters,
     )
-    environment.tests["known"] = summary.is_known
+    environment.tests["known"] = formatting.is_known
     return environment.get_template(name)
-
-
-def visible(text: Any) -> str:
-    """A raw text cut to a readable length, with control and direction-changing characters written out."""
-    shown = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in str(text)[:LONGEST_TEXT])
-    return f"{shown}… ({len(str(text))} characters)" if len(str(text)) > LONGEST_TEXT else shown
-
-
-def plain(value: Any) -> str:
-    """A setting as one would type it: lists and mappings as JSON, an absent value in words."""
-    if value is None:
-        return "not set"
-    return value if isinstance(value, str) else re.sub(r'[{}"]', "", json.dumps(value, ensure_ascii=False)) or "none"
-
-
-def duration(seconds: Any) -> str:
-    """Seconds as hours, minutes and seconds."""
-    if not summary.is_known(seconds):
-        return "an unknown time"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or "under 1 s"

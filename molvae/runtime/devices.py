@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SCHEDULERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "_CONDOR_JOB_AD", "KUBERNETES_SERVICE_HOST")  # set in jobs
 WAIT_SECONDS = 1.0
-_held: list[FileLock] = []  # a lock lasts as long as somebody knows it
+_held: list[FileLock] = []  # a lock lasts as long as an object refers to it
 
 
 def take_gpus(count: int) -> list[str]:
@@ -39,44 +39,51 @@ def take_gpus(count: int) -> list[str]:
 
     Args:
         count: GPUs granted; 0 takes none.
+
     Returns:
         their names; none where the machine has none, or torchrun has chosen already, or a scheduler, which shows no
         more of them than were granted.
+
     Raises:
-        MolvaeError: the machine has fewer, but some.
+        MolvaeError: the machine has GPUs, but fewer.
     """
-    if not count or "LOCAL_RANK" in os.environ or not (known := _gpus()):
+    if not count or "LOCAL_RANK" in os.environ or not (usable := _list_gpus()):
         return []
-    if len(known) <= count and any(name in os.environ for name in SCHEDULERS):
+    if len(usable) <= count and any(name in os.environ for name in SCHEDULERS):
         return []
-    if count > len(known):
+    if count > len(usable):
         raise MolvaeError(
-            f"{count} GPUs were granted, and {len(known)} can be used here ({', '.join(known)}). Lower --gpus, or, in "
-            f"the workflow, the number in --set-resources; or look at {VISIBLE}."
+            f"{count} GPUs were granted, and {len(usable)} can be used here ({', '.join(usable)}). Lower --gpus, or, "
+            f"in the workflow, the number in --set-resources; or look at {VISIBLE}."
         )
-    taken: dict[str, FileLock] = {}
-    waiting = False
-    while True:
-        for name in known:
-            if (lock := _lock(name)) is not None:
-                taken[name] = lock
-            if len(taken) == count:
-                os.environ[VISIBLE] = ",".join(taken)
-                _held.extend(taken.values())
-                log.info("using GPU %s", ", ".join(taken))
-                return list(taken)
-        for lock in taken.values():  # to hold some and wait for others could last for ever
-            lock.release()
-        taken.clear()
-        if not waiting:
+    is_waiting = False
+    while not (locks := _try_locks(usable, count)):
+        if not is_waiting:
             log.info("all GPUs are taken by other processes of molvae; waiting for %d (--gpus 0 is the CPU)", count)
-            waiting = True
+            is_waiting = True
         time.sleep(WAIT_SECONDS)
+    os.environ[VISIBLE] = ",".join(locks)
+    _held.extend(locks.values())
+    log.info("using GPU %s", ", ".join(locks))
+    return list(locks)
 
 
-def launch(count: int) -> None:
-    """Where several GPUs are granted, run this command under torchrun, a process for each, and end as it ends."""
-    if count < 2 or "LOCAL_RANK" in os.environ or not _gpus():
+def _try_locks(names: list[str], count: int) -> dict[str, FileLock]:
+    """Locks on `count` of the GPUs, the first that are free; none where fewer are: to hold some would be a deadlock."""
+    locks: dict[str, FileLock] = {}
+    for name in names:
+        if (lock := _try_lock(name)) is not None:
+            locks[name] = lock
+        if len(locks) == count:
+            return locks
+    for lock in locks.values():
+        lock.release()
+    return {}
+
+
+def launch_torchrun(count: int) -> None:
+    """Run this command under torchrun where several GPUs are granted, a process for each, and end as it ends."""
+    if count < 2 or "LOCAL_RANK" in os.environ or not _list_gpus():
         return
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     processes = subprocess.Popen([*torchrun, "-m", "molvae", *sys.argv[1:]])
@@ -87,7 +94,7 @@ def launch(count: int) -> None:
 
 
 def choose_device(gpus: int) -> torch.device:
-    """The device for a job that was granted so many GPUs: the one of its rank among those it can see, or the CPU."""
+    """Choose the device for a job that was granted so many GPUs: that of its rank among those it sees, or the CPU."""
     take_gpus(gpus)
     if gpus and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -96,14 +103,14 @@ def choose_device(gpus: int) -> torch.device:
     return torch.device("cpu")
 
 
-def _gpus() -> list[str]:
+def _list_gpus() -> list[str]:
     """Names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES takes them, most free memory first."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     query = [program, "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    if answer.returncode:  # a driver without a card
+    if answer.returncode:  # a driver without a GPU
         return []
     rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
     free = {uuid: int(memory) if memory.isdigit() else 0 for _, uuid, memory in rows}
@@ -116,8 +123,8 @@ def _gpus() -> list[str]:
     return sorted(names, key=lambda name: -free.get(name, 0))
 
 
-def _lock(name: str) -> FileLock | None:
-    """A lock that this process holds now, or None if another one has it."""
+def _try_lock(name: str) -> FileLock | None:
+    """Try to take a lock; None if another process has it."""
     folder = Path(tempfile.gettempdir()) / f"molvae-gpus-{os.getuid()}"  # in a container a user may have no name
     folder.mkdir(mode=0o700, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")

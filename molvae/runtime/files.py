@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and knowing them by their content."""
+"""Writing files whole or not at all, and telling them apart by their content. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from molvae.errors import DataError
 
-PIECES, PIECE = 64, 65_536  # of a file, bytes each
+N_PIECES, PIECE_BYTES = 64, 65_536  # of a file that a sampled digest reads
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; it takes the place of `path` only if the block ends well."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, which takes the place of `path` only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all. NaN and infinity are refused: JSON has none."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
@@ -48,23 +48,27 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not a JSON file ({err}). Delete it and run the stage that writes it again.") from err
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+def compute_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sampled_digest(path: Path) -> str:
-    """SHA-256 of a file's size and of 64 pieces of 64 kB spread over it, in hex: of any size in milliseconds."""
+def compute_sampled_digest(path: Path) -> str:
+    """Compute the SHA-256 of a file's size and 64 pieces of 64 kB spread over it, in hex: milliseconds for any size."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        found = hashlib.sha256(str(size).encode())
-        for piece in range(PIECES):
-            file.seek(max(0, size - PIECE) * piece // (PIECES - 1))
-            found.update(file.read(PIECE))
-    return found.hexdigest()
+        digest = hashlib.sha256(str(size).encode())
+        for piece in range(N_PIECES):
+            file.seek(max(0, size - PIECE_BYTES) * piece // (N_PIECES - 1))
+            digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()
 
 
-def fingerprint(content: Any) -> str:
-    """SHA-256 of a JSON-able value, independent of the order of its keys, in hex."""
+def compute_json_hash(content: Any) -> str:
+    """Compute the SHA-256 of a JSON-able value, independent of the order of its keys, in hex.
+
+    >>> compute_json_hash({"a": 1, "b": 2}) == compute_json_hash({"b": 2, "a": 1})
+    True
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

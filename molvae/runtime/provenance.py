@@ -22,43 +22,45 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def code_digest(entry: str) -> str:
-    """Digest of a module of this package and of everything in the package that it imports, directly or not.
+def compute_code_digest(entry: str) -> str:
+    """Compute a digest of a module of this package and of all in the package that it imports, directly or not.
 
     Comments, docstrings and layout do not count, so that editing them re-runs nothing. Files that are not
     Python (templates, tables) count for every module of their folder.
 
     Args:
         entry: dotted name inside the package, for example "stages.train".
+
+    Raises:
+        ValueError: there is no such module.
     """
-    if _module_file(entry.split(".")) is None:
+    if _find_module_file(entry.split(".")) is None:
         raise ValueError(f"no module {entry!r} in {PACKAGE}: its digest would never change.")
     digest = hashlib.sha256()
-    for path in sorted(closure(entry)):
+    for path in sorted(find_imported_files(entry)):
         digest.update(str(path.relative_to(PACKAGE)).encode())
-        digest.update(_meaning(path))
+        digest.update(_read_meaning(path))
     return digest.hexdigest()[:16]
 
 
-def closure(entry: str) -> set[Path]:
-    """The files of this package that the module `entry` can reach through imports, lazy ones included."""
-    waiting, seen = [_module_file(entry.split("."))], set()
-    while waiting:
-        path = waiting.pop()
+def find_imported_files(entry: str) -> set[Path]:
+    """Find the files of this package that the module `entry` reaches through imports, lazy ones included."""
+    pending, seen = [_find_module_file(entry.split("."))], set()
+    while pending:
+        path = pending.pop()
         if path is None or path in seen or path.name in DECLARATIONS:
             continue
         seen.add(path)
         if path.suffix == ".py":
-            waiting += [_module_file(name.split(".")) for name in _imports(path)]
+            pending += [_find_module_file(name.split(".")) for name in _find_imports(path)]
             if path.parent != PACKAGE:
-                waiting += [
-                    other for other in path.parent.iterdir() if other.is_file() and other.suffix not in {".py", ".pyc"}
-                ]
+                neighbours = (file for file in path.parent.iterdir() if file.is_file())
+                pending += [file for file in neighbours if file.suffix not in {".py", ".pyc"}]
     return seen
 
 
-def _module_file(parts: list[str]) -> Path | None:
-    """The file of a module of this package; None for a name inside a module (which is found by its module)."""
+def _find_module_file(parts: list[str]) -> Path | None:
+    """Find the file of a module of this package; None for a name inside a module, which is found by its module."""
     path = PACKAGE.joinpath(*parts)
     if path.with_suffix(".py").is_file():
         return path.with_suffix(".py")
@@ -66,9 +68,9 @@ def _module_file(parts: list[str]) -> Path | None:
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
-    names = []
-    for node in _run_time_nodes(ast.parse(path.read_bytes())):
+def _find_imports(path: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in _iter_run_time_nodes(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -76,54 +78,53 @@ def _imports(path: Path) -> tuple[str, ...]:
     return tuple(name.removeprefix("molvae.") for name in names if name.startswith("molvae."))
 
 
-def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+def _iter_run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node except what stands under `if TYPE_CHECKING:`, which never runs."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
         yield node
-        yield from _run_time_nodes(node)
+        yield from _iter_run_time_nodes(node)
 
 
 @cache
-def _meaning(path: Path) -> bytes:
-    """What a file does: for Python its syntax tree without docstrings, else its bytes."""
+def _read_meaning(path: Path) -> bytes:
+    """Read what a file does: for Python its syntax tree without docstrings, else its bytes."""
     if path.suffix != ".py":
         return path.read_bytes()
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            body[0].value.value = None
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            first.value.value = None
     return ast.dump(tree).encode()
 
 
-def versions() -> dict[str, str]:
-    """Version of Python and of each library that can change a result (`selfies.__version__` lies, metadata do not)."""
-    found = {"python": platform.python_version()}
+def get_versions() -> dict[str, str]:
+    """Look up the versions of Python and of each library that can change a result.
+
+    They are those of the installed packages' metadata: `selfies.__version__` is not up to date.
+    """
+    versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def git_commit() -> str | None:
-    """Commit of the checkout this package runs from, with '+' behind it if files differ from it; None outside git."""
+def get_git_commit() -> str | None:
+    """Look up the commit of the checkout that this package runs from, with '+' if files differ; None outside git."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(PACKAGE.parent), *arguments], capture_output=True, text=True, timeout=10)
         return run.stdout.strip() if run.returncode == 0 else ""
 
     try:
-        tracked = git("ls-files", "--error-unmatch", "molvae/runtime/provenance.py")
-        commit = git("rev-parse", "HEAD") if tracked else ""
+        is_tracked = git("ls-files", "--error-unmatch", "molvae/runtime/provenance.py")
+        commit = git("rev-parse", "HEAD") if is_tracked else ""
         return (commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) or None
     except (OSError, subprocess.TimeoutExpired):
         return None

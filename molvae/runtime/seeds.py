@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     import torch
 
 
-def derive(seed: int, *parts: str | int) -> int:
-    """A 63-bit seed for the stream named by `parts`, far from all others."""
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """Derive a 63-bit seed for the stream named by `parts`, far from all others."""
     name = repr((seed, *parts)).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator at the start of that stream."""
+def make_generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator at the start of that stream."""
     import torch  # for which those that only derive seeds need not wait
 
-    return torch.Generator(device).manual_seed(derive(seed, *parts))
+    return torch.Generator(device).manual_seed(derive_seed(seed, *parts))

@@ -1,14 +1,14 @@
-"""Stage `featurize`: SMILES to tokens, in blocks of rows that any number of cores and nodes may share.
+"""Stage `featurize`: SMILES to tokens, in shards of rows that any number of cores and nodes may share.
 
-`featurize_block` standardises and tokenises a share of the rows; `featurize` makes one token store of all shares:
+`featurize_shard` standardises and tokenises a shard of the rows; `featurize` makes one token store of all shards:
 it drops duplicates, builds the vocabulary and writes the ids. Memory does not grow with the number of rows but
-for a byte a row; the result does not depend on the number of shares.
+for a byte a row; the result does not depend on the number of shards.
 
-With `start.model` the vocabulary is that of a trained model, its merges included, and none is learned; what becomes of
-molecules with symbols that it lacks `start.unknown` says.
+With `finetune.model` the vocabulary is that of a trained model, its merges included, and none is learned; what becomes
+of molecules with symbols that it lacks `finetune.unknown_symbols` says.
 
-A training molecule may have variants: randomised spellings of it, which an encoder may read in its place. They are no
-rows of their own: no book counts them as molecules.
+A training molecule may have augmentations: randomised SMILES of it, which an encoder may read in its place. They are no
+rows of their own and do not count as molecules.
 """
 
 from __future__ import annotations
@@ -16,341 +16,438 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from molvae.chemistry.descriptors import describe
-from molvae.chemistry.selfies_codec import caps_for, encode
-from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
-from molvae.chemistry.tokenization import bracketed
-from molvae.data import bpe
-from molvae.data.accounting import close_books
-from molvae.data.readers import EvenWriter
-from molvae.data.sharding import Share
+from molvae.chemistry.descriptors import compute_descriptors
+from molvae.chemistry.selfies_codec import build_constraints
+from molvae.chemistry.standardise import parse_smiles, randomise_smiles, standardise
+from molvae.data.accounting import COUNTS_FILE, write_counts
+from molvae.data.bpe import MergeEncoder, learn_merges
+from molvae.data.readers import RowGroupWriter
+from molvae.data.sharding import Shard
 from molvae.data.shards import (
-    BLOCK,
-    UNKNOWN,
-    first_of_each,
-    metadata,
-    read_rows,
-    reasons,
-    unknown_symbols,
-    with_reason,
+    SHARD_SCHEMA,
+    UNKNOWN_SYMBOL,
+    compute_first_occurrence_mask,
+    count_reasons,
+    count_unknown_symbols,
+    fill_duplicate_reasons,
+    iter_rows,
+    read_metadata,
 )
-from molvae.data.token_store import TokenStoreWriter
+from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStoreWriter
+from molvae.data.tokenizer import tokenize_smiles
 from molvae.data.vocabulary import UNK, Vocabulary
-from molvae.errors import DataError
-from molvae.model_io.card import CARD, read_card, vocabulary_of
-from molvae.model_io.pretrained import folder_of
+from molvae.errors import DataError, Rejected
+from molvae.model_io.card import CARD_FILE, read_card, read_vocabulary
+from molvae.model_io.pretrained import resolve_model_folder
 from molvae.runtime.files import read_json, write_json
-from molvae.runtime.workers import in_order
+from molvae.runtime.seeds import derive_seed
+from molvae.runtime.workers import map_in_order
 
 if TYPE_CHECKING:
-    from molvae.config import FeaturizeSettings, StartSettings
+    from molvae.config import FeaturizeSettings, FinetuneSettings
 
 log = logging.getLogger(__name__)
-MERGES_LEARN_FROM = 100_000  # training molecules that the merges are learned from
-REJECTED = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "reason", "detail")])
-MOLECULES = pyarrow.schema([BLOCK.field(name) for name in ("row", "smiles", "split")])
+MAX_MERGE_MOLECULES = 100_000  # training molecules that the merges are learned from
+REJECTED_SCHEMA = pyarrow.schema([SHARD_SCHEMA.field(name) for name in ("row", "smiles", "reason", "detail")])
+MOLECULE_SCHEMA = pyarrow.schema([SHARD_SCHEMA.field(name) for name in ("row", "smiles", "split")])
 
 
-def featurize_block(
+class _Rules(NamedTuple):
+    """What decides how a row is featurised: settings, the splits the data name, and the symbols that are allowed."""
+
+    settings: FeaturizeSettings
+    given_splits: tuple[str, ...]
+    allowed_symbols: frozenset[str] | None  # None: all
+
+
+def featurize_rows(
+    dataset: Path, settings: FeaturizeSettings, out: Path, *, finetune: FinetuneSettings | None = None, workers: int = 1
+) -> dict[str, Any]:
+    """Featurise a whole data set in one go; see `featurize` for what it writes and returns.
+
+    Args:
+        dataset: table that `fetch` wrote.
+        settings: of the stage.
+        out: folder to write.
+        finetune: a trained model whose vocabulary is to be used; none if its `model` is None.
+        workers: processes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        shard = Path(folder) / "shard.parquet"
+        featurize_shard(dataset, settings, shard, finetune=finetune, workers=workers)
+        return featurize([shard], settings, out, finetune=finetune)
+
+
+def featurize_shard(
     dataset: Path,
     settings: FeaturizeSettings,
     out: Path,
     *,
-    start: StartSettings | None = None,
-    share: Share = Share(),
+    finetune: FinetuneSettings | None = None,
+    shard: Shard = Shard(),
     workers: int = 1,
 ) -> None:
-    """Standardise and tokenise one share of a data set's rows into the block file `out`.
+    """Standardise and tokenise one shard of a data set's rows into the file `out`.
 
     Args:
-        start: a trained model whose vocabulary is to be used; none if its `model` is None. Unless that vocabulary may
-            be extended, molecules with symbols that it lacks are rejected, `unknown_symbol`, the symbols in the detail.
+        dataset: table that `fetch` wrote.
+        settings: of the stage.
+        out: shard file to write.
+        finetune: a trained model whose vocabulary is to be used; none if its `model` is None. Unless that vocabulary
+            may be extended, molecules with symbols that it lacks are rejected, `unknown_symbol`, the symbols in the
+            detail.
+        shard: which rows.
+        workers: processes.
     """
-    books = read_json(dataset.with_suffix(".json"))
-    vocabulary = _vocabulary_of(start)
-    known = frozenset(vocabulary.symbols) if vocabulary and start.unknown != "extend" else None
-    groups = share.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
-    tasks = [(dataset, group, settings, tuple(sorted(books["splits"])), known) for group in groups]
+    counts = read_json(dataset.with_suffix(".json"))
+    vocabulary = _read_base_vocabulary(finetune)
+    is_closed = vocabulary and finetune and finetune.unknown_symbols != "extend"
+    rules = _Rules(
+        settings, tuple(sorted(counts["splits"])), frozenset(vocabulary.symbols) if vocabulary and is_closed else None
+    )
+    groups = shard.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
     symbols: dict[str, int] = {}
-    with EvenWriter(out, BLOCK) as writer:
-        for table, own in in_order(_featurize_rows, tasks, workers):
-            ids = np.array([symbols.setdefault(symbol, len(symbols)) for symbol in own], dtype=np.uint16)
-            writer.write(_renumber(table, ids))
-        dataset = {name: books[name] for name in ("dataset", "source", "sha256")}
-        writer.file.add_key_value_metadata({"symbols": "\n".join(symbols), "dataset": json.dumps(dataset)})
+    with RowGroupWriter(out, SHARD_SCHEMA) as writer:
+        tasks = [(dataset, group, rules) for group in groups]
+        for table, group_symbols in map_in_order(_featurize_row_group, tasks, workers):
+            ids = np.array([symbols.setdefault(symbol, len(symbols)) for symbol in group_symbols], dtype=np.uint16)
+            writer.write(_renumber_ids(table, ids))
+        origin = {name: counts[name] for name in ("dataset", "source", "sha256")}
+        writer.file.add_key_value_metadata({"symbols": "\n".join(symbols), "dataset": json.dumps(origin)})
 
 
-def _vocabulary_of(start: StartSettings | None) -> Vocabulary | None:
-    """The vocabulary of the model to start from, if there is one."""
-    return vocabulary_of(folder_of(start.model)) if start and start.model else None
+def _read_base_vocabulary(finetune: FinetuneSettings | None) -> Vocabulary | None:
+    """Read the vocabulary of the model to fine-tune, if there is one."""
+    return read_vocabulary(resolve_model_folder(finetune.model)) if finetune and finetune.model else None
 
 
-def _warn_of_other_rules(settings: FeaturizeSettings, start: StartSettings) -> None:
-    """Say where molecules are standardised otherwise than those that the model to start from was trained on."""
-    before = read_card(folder_of(start.model) / CARD)["settings"].get("featurize", {})
+def _warn_of_different_rules(settings: FeaturizeSettings, model: str) -> None:
+    """Warn where molecules are standardised otherwise than those that the model to fine-tune was trained on."""
+    before = read_card(resolve_model_folder(model) / CARD_FILE)["settings"].get("featurize", {})
     for name in ("largest_fragment", "neutralise", "stereo"):
         now = getattr(settings, name)
         if before.get(name, now) != now:
-            log.warning("featurize.%s is %s here and was %s for %s", name, now, before[name], start.model)
+            log.warning("featurize.%s is %s here and was %s for %s", name, now, before[name], model)
 
 
-def _featurize_rows(
-    task: tuple[Path, int, FeaturizeSettings, tuple[str, ...], frozenset[str] | None],
-) -> tuple[pyarrow.Table, list[str]]:
-    """One row group: a table of BLOCK rows, and the symbols that its ids are positions in."""
-    dataset, group, settings, given, known = task
+def _featurize_row_group(task: tuple[Path, int, _Rules]) -> tuple[pyarrow.Table, list[str]]:
+    """One row group: a table of SHARD_SCHEMA rows, and the symbols that its ids are positions in."""
+    dataset, group, rules = task
     symbols: dict[str, int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in BLOCK.names}
+    columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
     for row in pyarrow.parquet.ParquetFile(dataset).read_row_group(group).to_pylist():
-        for name, value in zip(BLOCK.names, _featurize_row(row, settings, given, known, symbols), strict=True):
+        for name, value in zip(SHARD_SCHEMA.names, _featurize_row(row, rules, symbols), strict=True):
             columns[name].append(value)
-    return pyarrow.table(columns, schema=BLOCK), list(symbols)
+    return pyarrow.table(columns, schema=SHARD_SCHEMA), list(symbols)
 
 
-def _featurize_row(
-    row: dict[str, Any],
-    settings: FeaturizeSettings,
-    given: tuple[str, ...],
-    known: frozenset[str] | None,
-    symbols: dict[str, int],
-) -> tuple[Any, ...]:
-    """One row as the values of BLOCK; new symbols are added to `symbols`. If given, only `known` ones are kept."""
+def _featurize_row(row: dict[str, Any], rules: _Rules, symbols: dict[str, int]) -> tuple[Any, ...]:
+    """One row as the values of SHARD_SCHEMA; new symbols are added to `symbols`."""
+    settings = rules.settings
     try:
-        if row["problem"]:
-            raise Rejected(row["problem"])
-        smiles = standardise(
-            row["smiles"],
-            largest_fragment=settings.largest_fragment,
-            neutralise=settings.neutralise,
-            stereo=settings.stereo,
-        )
-        found = bracketed(encode(smiles))
-        if len(found) > settings.max_tokens:
-            raise Rejected("too_long", f"{len(found)} symbols, featurize.max_tokens is {settings.max_tokens}")
-        if known is not None and (unknown := sorted(set(found) - known)):
-            raise Rejected(UNKNOWN, ", ".join(unknown))
-    except Rejected as why:
-        return row["row"], row["smiles"], row["split"], why.reason, why.detail, *[None] * 5
+        smiles, string = _tokenize_row(row, rules)
+    except Rejected as rejection:
+        return row["row"], row["smiles"], row["split"], rejection.reason, rejection.detail, *[None] * 5
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
-    split = _split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, given, settings)
-    variants, replaced = (
-        _variants(smiles, found, known, settings) if split == "train" and settings.variants else ([], 0)
+    split = _choose_split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, rules)
+    augmentations: list[list[str]] = []
+    fallbacks = 0
+    if split == "train" and settings.augmentations:
+        augmentations, fallbacks = _make_augmentations(smiles, string, rules)
+    ids, *augmentation_ids = (
+        [symbols.setdefault(symbol, len(symbols)) for symbol in tokens] for tokens in (string, *augmentations)
     )
-    ids, *others = ([symbols.setdefault(one, len(symbols)) for one in string] for string in (found, *variants))
-    key, values = int.from_bytes(digest[:8], "big"), _properties(smiles, settings.properties)
-    return row["row"], smiles, split, None, None, key, ids, others, replaced, values
+    key, properties = int.from_bytes(digest[:8], "big"), _compute_properties(smiles, settings.properties)
+    return row["row"], smiles, split, None, None, key, ids, augmentation_ids, fallbacks, properties
 
 
-def _properties(smiles: str, names: Sequence[str]) -> list[float]:
+def _tokenize_row(row: dict[str, Any], rules: _Rules) -> tuple[str, list[str]]:
+    """Convert a row to canonical SMILES and tokens; one that does not follow the rules is Rejected."""
+    settings = rules.settings
+    if row["problem"]:
+        raise Rejected(row["problem"])
+    smiles = standardise(
+        row["smiles"],
+        largest_fragment=settings.largest_fragment,
+        neutralise=settings.neutralise,
+        stereo=settings.stereo,
+    )
+    string = tokenize_smiles(smiles)
+    if len(string) > settings.max_tokens:
+        raise Rejected("too_long", f"{len(string)} symbols, featurize.max_tokens is {settings.max_tokens}")
+    allowed = rules.allowed_symbols
+    if allowed is not None and (unknown := sorted(set(string) - allowed)):
+        raise Rejected(UNKNOWN_SYMBOL, ", ".join(unknown))
+    return smiles, string
+
+
+def _compute_properties(smiles: str, names: Sequence[str]) -> list[float]:
     """Descriptors of a molecule by name."""
     if not names:
         return []
-    described = describe(parse(smiles))
-    return [described[name] for name in names]
+    descriptors = compute_descriptors(parse_smiles(smiles))
+    return [descriptors[name] for name in names]
 
 
-def _variants(
-    smiles: str, canonical: list[str], known: frozenset[str] | None, settings: FeaturizeSettings
-) -> tuple[list[list[str]], int]:
-    """Symbols of the variants of a molecule, and how many of them had to be its canonical ones."""
-    variants = []
-    for spelling in randomise(smiles, settings.variants):
+def _make_augmentations(smiles: str, canonical: list[str], rules: _Rules) -> tuple[list[list[str]], int]:
+    """Tokens of the augmentations of a molecule, and how many of them had to be its canonical ones."""
+    n, allowed = rules.settings.augmentations, rules.allowed_symbols
+    augmentations = []
+    for randomised in randomise_smiles(smiles, n, derive_seed(0, "variants", smiles)):
         try:
-            found = bracketed(encode(spelling))
+            string = tokenize_smiles(randomised)
         except Rejected:
             continue
-        if len(found) <= settings.max_tokens and (known is None or known.issuperset(found)):
-            variants.append(found)
-    replaced = settings.variants - len(variants)
-    return variants + [canonical] * replaced, replaced
+        if len(string) <= rules.settings.max_tokens and (allowed is None or allowed.issuperset(string)):
+            augmentations.append(string)
+    fallbacks = n - len(augmentations)
+    return augmentations + [canonical] * fallbacks, fallbacks
 
 
-def _split(own: str | None, fraction: float, given: tuple[str, ...], settings: FeaturizeSettings) -> str:
-    """The split of a molecule: the data's own word where it has one, else by `fraction`, a hash in [0, 1)."""
-    test = 0.0 if given else settings.test_fraction
-    if fraction < test:
+def _choose_split(given: str | None, fraction: float, rules: _Rules) -> str:
+    """Choose the split of a molecule: that of the data, else by `fraction`, a hash in [0, 1)."""
+    settings = rules.settings
+    test_fraction = 0.0 if rules.given_splits else settings.test_fraction
+    if fraction < test_fraction:
         return "test"
-    if (own or "train") == "train" and "valid" not in given and fraction < test + settings.valid_fraction:
+    is_valid = fraction < test_fraction + settings.valid_fraction
+    if is_valid and (given or "train") == "train" and "valid" not in rules.given_splits:
         return "valid"
-    return own or "train"
+    return given or "train"
 
 
-def _renumber(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
-    """The same rows with each id k replaced by ids[k]."""
+def _renumber_ids(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
+    """Replace each id k by ids[k]."""
 
-    def renumbered(column: pyarrow.Array) -> pyarrow.Array:
+    def renumber(column: pyarrow.Array) -> pyarrow.Array:
         if column.type == pyarrow.uint16():
             return pyarrow.array(ids[column.to_numpy()], column.type)
-        return pyarrow.ListArray.from_arrays(column.offsets, renumbered(column.flatten()), mask=column.is_null())
+        return pyarrow.ListArray.from_arrays(column.offsets, renumber(column.flatten()), mask=column.is_null())
 
-    for name in ("ids", "variants"):
-        column = renumbered(table.column(name).combine_chunks())
+    for name in ("ids", "augmentations"):
+        column = renumber(table.column(name).combine_chunks())
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
 
 
 def featurize(
-    blocks: Sequence[Path], settings: FeaturizeSettings, out: Path, *, start: StartSettings | None = None
+    shards: Sequence[Path], settings: FeaturizeSettings, out: Path, *, finetune: FinetuneSettings | None = None
 ) -> dict[str, Any]:
-    """Make the token store `out` of all blocks of a data set, given in order.
+    """Merge all shards of a data set into one token store.
 
     Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, properties by name),
-    rejected.parquet (row, smiles, reason, detail; duplicates too) and books.json, which keeps the settings: by them a
+    rejected.parquet (row, smiles, reason, detail; duplicates too) and counts.json, which keeps the settings: by them a
     model reads molecules as those that it was trained on.
 
     Args:
-        start: as the blocks were made with.
+        shards: files, in order.
+        settings: of the stage.
+        out: folder to write.
+        finetune: as the shards were made with.
+
+    Returns:
+        the counts.
+
     Raises:
-        DataError: no molecule is left to train on; or there are unknown symbols where `start.unknown` is "error".
+        DataError: no molecule is left to train on; or there are unknown symbols where `finetune.unknown_symbols` is
+            "error".
     """
-    own = _vocabulary_of(start)
-    if own:
-        _warn_of_other_rules(settings, start)
-    dropped = unknown_symbols(blocks) if own else Counter()
-    if dropped and start.unknown == "error":
-        raise DataError(
-            f"{out}: {start.model} does not know all symbols of the molecules: {_listed(dropped)}. Set start.unknown "
-            "to extend, or to drop, which lists the molecules in rejected.parquet."
-        )
-    kept = first_of_each(blocks)
-    symbols, splits = _count(blocks, kept)
+    base = _read_base_vocabulary(finetune)
+    dropped: Counter[str] = Counter()
+    if base and finetune and finetune.model:
+        _warn_of_different_rules(settings, finetune.model)
+        dropped = count_unknown_symbols(shards)
+        if dropped and finetune.unknown_symbols == "error":
+            raise DataError(
+                f"{out}: {finetune.model} does not know all symbols of the molecules: {_format_symbols(dropped)}. Set "
+                "finetune.unknown_symbols to extend, or to drop, which lists the molecules in rejected.parquet."
+            )
+    kept = compute_first_occurrence_mask(shards)
+    symbols, splits = _count_symbols(shards, kept)
+    _require_molecules(shards, splits, out)
+    extra: dict[str, Any] = {}
+    if base and finetune:
+        # new elements get the most bonds RDKit gives them: fewer would cut molecules of these data short when they are
+        # decoded, more would decode to what RDKit refuses
+        vocabulary = base.extend(symbols, build_constraints(symbols))
+        new = {symbol: symbols[symbol] for symbol in vocabulary.symbols[len(base.symbols) :]}
+        extra = {"base_model": finetune.model, "new_symbols": new, "dropped_symbols": dict(dropped)}
+        log.info(
+            "vocabulary of %s; new symbols: %s; dropped: %s",
+            finetune.model, _format_symbols(new), _format_symbols(dropped),
+        )  # fmt: skip
+    else:
+        vocabulary = _build_vocabulary(shards, kept, symbols, settings.merges)
+    counts = _write_tokens(shards, kept, vocabulary, splits, settings, out)
+    write_json(out / VOCABULARY_FILE, vocabulary.to_json())
+    duplicates = counts.rejected.pop("duplicate", 0)
+    if settings.augmentations:
+        extra |= {
+            "augmentations": settings.augmentations * splits["train"],
+            "augmentations_replaced_by_canonical": counts.fallbacks,
+        }
+    n_kept = int(kept.sum())
+    return write_counts(
+        out / COUNTS_FILE, "featurize", rows_in=len(kept), kept=n_kept, duplicates=duplicates,
+        rejected=dict(sorted(counts.rejected.items())), splits=dict(sorted(splits.items())),
+        vocabulary_size=len(vocabulary), mean_tokens=counts.tokens / n_kept,
+        unknown_symbols=dict(counts.unknown_symbols), dataset=json.loads(read_metadata(shards[0], "dataset")),
+        settings=settings.model_dump(), **extra,
+    )  # fmt: skip
+
+
+def _require_molecules(shards: Sequence[Path], splits: Mapping[str, int], out: Path) -> None:
+    """Refuse data that leave nothing to train on, or nothing held out."""
     if not splits["train"]:
-        there = ", ".join(f"{name} {count}" for name, count in splits.items()) or "none"
+        present = ", ".join(f"{name} {count}" for name, count in splits.items()) or "none"
         raise DataError(
-            f"{out}: no molecule is left to train on. {_why(blocks)} Molecules by split: {there}; those of 'train' and "
-            "those without a split are trained on. See featurize and data.split_column in the config."
+            f"{out}: no molecule is left to train on. {_format_reasons(shards)} Molecules by split: {present}; those "
+            "of 'train' and those without a split are trained on. See featurize and data.split_column in the config."
         )
     if not splits["valid"]:
         raise DataError(
             f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."
         )
-    more: dict[str, Any] = {}
-    if own:
-        # new elements get the most bonds RDKit gives them: fewer would cut molecules of these data short when they are
-        # decoded, more would decode to what RDKit refuses
-        vocabulary = own.extended(symbols, caps_for(symbols))
-        new = {symbol: symbols[symbol] for symbol in vocabulary.symbols[len(own.symbols) :]}
-        more = {"start": start.model, "new_symbols": new, "dropped_symbols": dict(dropped)}
-        log.info("vocabulary of %s; new symbols: %s; dropped: %s", start.model, _listed(new), _listed(dropped))
-    else:
-        vocabulary = Vocabulary.build(symbols, caps_for(symbols))
-        if settings.merges:
-            ids, lengths = _for_learning(blocks, kept, vocabulary)
-            vocabulary = replace(vocabulary, merges=bpe.learn(ids, lengths, vocabulary, settings.merges))
-    rejected, unknown, tokens, replaced = _write(blocks, kept, vocabulary, splits, settings, out)
-    write_json(out / "vocabulary.json", vocabulary.to_json())
-    duplicates = rejected.pop("duplicate", 0)
-    if settings.variants:
-        more |= {"variants": settings.variants * splits["train"], "variants_replaced_by_canonical": replaced}
-    return close_books(
-        out / "books.json", "featurize", rows_in=len(kept), kept=int(kept.sum()), duplicates=duplicates,
-        rejected=dict(sorted(rejected.items())), splits=dict(sorted(splits.items())), vocabulary_size=len(vocabulary),
-        mean_tokens=tokens / int(kept.sum()), unknown_symbols=dict(unknown),
-        dataset=json.loads(metadata(blocks[0], "dataset")), settings=settings.model_dump(), **more,
-    )  # fmt: skip
 
 
-def _listed(symbols: Mapping[str, int]) -> str:
+def _build_vocabulary(
+    shards: Sequence[Path], kept: np.ndarray, symbols: Mapping[str, int], n_merges: int
+) -> Vocabulary:
+    """Build the vocabulary of the symbols, with merges learned from the training molecules."""
+    vocabulary = Vocabulary.build(symbols, build_constraints(symbols))
+    if not n_merges:
+        return vocabulary
+    ids, lengths = _read_for_merges(shards, kept, vocabulary)
+    return replace(vocabulary, merges=learn_merges(ids, lengths, vocabulary, n_merges))
+
+
+def _format_symbols(symbols: Mapping[str, int]) -> str:
     """How often each symbol occurs, the most frequent first, for a message."""
     return ", ".join(f"{symbol} {count}" for symbol, count in Counter(symbols).most_common()) or "none"
 
 
-def _count(blocks: Sequence[Path], kept: np.ndarray) -> tuple[Counter[str], Counter[str]]:
-    """How often the training molecules and their variants hold each symbol, and molecules a split."""
+def _count_symbols(shards: Sequence[Path], kept: np.ndarray) -> tuple[Counter[str], Counter[str]]:
+    """How often the training molecules and their augmentations hold each symbol, and molecules a split."""
     symbols: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    for own, batch, _ in read_rows(blocks, kept, ["split", "ids", "variants"]):
+    for shard_symbols, batch, _ in iter_rows(shards, kept, ["split", "ids", "augmentations"]):
         splits.update(batch.column("split").to_pylist())
-        for column in _training(batch).select(["ids", "variants"]).columns:
-            counted = column.flatten(recursive=True).value_counts().to_pylist()
-            symbols.update({own[one["values"]]: one["counts"] for one in counted})
+        for column in _select_training(batch).select(["ids", "augmentations"]).columns:
+            value_counts = column.flatten(recursive=True).value_counts().to_pylist()
+            symbols.update({shard_symbols[entry["values"]]: entry["counts"] for entry in value_counts})
     return symbols, splits
 
 
-def _for_learning(blocks: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """The first training molecules, in ids of single symbols one behind the other, and the length of each."""
+def _read_for_merges(shards: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Collect the first training molecules: concatenated ids of single symbols, and the length of each."""
     ids, lengths, count = [], [], 0
-    for own, batch, _ in read_rows(blocks, kept, ["split", "ids"]):
-        column = _training(batch).column("ids").slice(0, MERGES_LEARN_FROM - count)
-        some, their_lengths = _in_vocabulary(own, column, vocabulary)
-        ids.append(some)
-        lengths.append(their_lengths)
+    for shard_symbols, batch, _ in iter_rows(shards, kept, ["split", "ids"]):
+        column = _select_training(batch).column("ids").slice(0, MAX_MERGE_MOLECULES - count)
+        batch_ids, batch_lengths = _convert_ids(shard_symbols, column, vocabulary)
+        ids.append(batch_ids)
+        lengths.append(batch_lengths)
         count += len(column)
-        if count == MERGES_LEARN_FROM:
+        if count == MAX_MERGE_MOLECULES:
             break
     return np.concatenate(ids), np.concatenate(lengths)
 
 
-def _training(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+def _select_training(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     return batch.filter(pyarrow.compute.equal(batch.column("split"), "train"))
 
 
-def _write(
-    blocks: Sequence[Path],
+class _WriteCounts(NamedTuple):
+    """What was counted while the store was written.
+
+    Attributes:
+        rejected: rows by reason, duplicates among them.
+        unknown_symbols: how often each symbol that the vocabulary lacks occurs.
+        tokens: of all molecules.
+        fallbacks: augmentations that are the canonical string.
+    """
+
+    rejected: Counter[str]
+    unknown_symbols: Counter[str]
+    tokens: int
+    fallbacks: int
+
+
+def _write_tokens(
+    shards: Sequence[Path],
     kept: np.ndarray,
     vocabulary: Vocabulary,
     splits: Counter[str],
     settings: FeaturizeSettings,
     out: Path,
-) -> tuple[Counter[str], Counter[str], int, int]:
-    """Stream all rows into the store, then the variants of those to train on.
-
-    Returns:
-        rejected rows by reason, unknown symbols by symbol, tokens of all molecules, variants that were replaced.
-    """
-    gone_by: Counter[str] = Counter()
+) -> _WriteCounts:
+    """Stream all rows into the store, then the augmentations of those to train on."""
+    rejected_counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    replaced, variants, names = 0, settings.variants, settings.properties
-    schema = pyarrow.schema([*MOLECULES, *((name, pyarrow.float32()) for name in names)])
-    merge = bpe.Merger(vocabulary).apply if vocabulary.merges else lambda *tokens: tokens
+    names = settings.properties
+    columns = [*MOLECULE_SCHEMA.names, "reason", "detail", "ids", "properties"]
+    schema = pyarrow.schema([*MOLECULE_SCHEMA, *((name, pyarrow.float32()) for name in names)])
+    merge = MergeEncoder(vocabulary).apply if vocabulary.merges else _keep_ids
+    n_augmentations = settings.augmentations * splits["train"]
+    store_file = out / TOKENS_FILE
     with (
-        TokenStoreWriter(
-            out / "tokens.safetensors",
-            len(vocabulary),
-            int(kept.sum()),
-            sorted(splits),
-            variants * splits["train"],
-            names,
-        ) as store,  # fmt: skip
-        EvenWriter(out / "molecules.parquet", schema) as molecules,
-        EvenWriter(out / "rejected.parquet", REJECTED) as rejected,
+        TokenStoreWriter(store_file, len(vocabulary), int(kept.sum()), sorted(splits), n_augmentations, names) as store,
+        RowGroupWriter(out / "molecules.parquet", schema) as molecules,
+        RowGroupWriter(out / "rejected.parquet", REJECTED_SCHEMA) as rejected,
     ):
-        for own, batch, gone in read_rows(blocks, kept, [*MOLECULES.names, "reason", "detail", "ids", "properties"]):
-            table = with_reason(gone)
-            gone_by.update(table.column("reason").to_pylist())
-            rejected.write(table.select(REJECTED.names))
-            ids, lengths = _in_vocabulary(own, batch.column("ids"), vocabulary)
-            unknown.update(own[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
+        for shard_symbols, batch, rejected_batch in iter_rows(shards, kept, columns):
+            table = fill_duplicate_reasons(rejected_batch)
+            rejected_counts.update(table.column("reason").to_pylist())
+            rejected.write(table.select(REJECTED_SCHEMA.names))
+            ids, lengths = _convert_ids(shard_symbols, batch.column("ids"), vocabulary)
+            unknown.update(shard_symbols[k] for k in batch.column("ids").flatten().to_numpy()[ids == UNK])
             values = batch.column("properties").flatten().to_numpy().reshape(len(batch), len(names))
             store.write(*merge(ids, lengths), batch.column("split").to_pylist(), values)
-            molecules.write(pyarrow.table([*batch.select(MOLECULES.names).columns, *values.T], schema=schema))
-        if variants:
-            for own, batch, _ in read_rows(blocks, kept, ["split", "variants", "replaced"], variants):
-                training = _training(batch)
-                replaced += sum(training.column("replaced").to_pylist())
-                ids, lengths = _in_vocabulary(own, training.column("variants").flatten(), vocabulary)
-                store.write_variants(*merge(ids, lengths))
-    return gone_by, unknown, store.written["ids"], replaced
+            molecules.write(pyarrow.table([*batch.select(MOLECULE_SCHEMA.names).columns, *values.T], schema=schema))
+        fallbacks = 0
+        if n_augmentations:
+            for ids, lengths, batch_fallbacks in _iter_augmentations(shards, kept, vocabulary, settings.augmentations):
+                fallbacks += batch_fallbacks
+                store.write_augmentations(*merge(ids, lengths))
+    return _WriteCounts(rejected_counts, unknown, store.written["ids"], fallbacks)
 
 
-def _in_vocabulary(own: list[str], lists: pyarrow.ListArray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of positions in `own` as ids of single symbols one behind the other, and the length of each list."""
-    ids = np.array(vocabulary.ids(own), np.uint16)[lists.flatten().to_numpy()]
+def _keep_ids(ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nothing merged."""
+    return ids, lengths
+
+
+def _iter_augmentations(
+    shards: Sequence[Path], kept: np.ndarray, vocabulary: Vocabulary, per_molecule: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Ids and lengths of the augmentations of the training molecules, and how many are the canonical string."""
+    columns = ["split", "augmentations", "fallbacks"]
+    for shard_symbols, batch, _ in iter_rows(shards, kept, columns, per_molecule):
+        training = _select_training(batch)
+        ids, lengths = _convert_ids(shard_symbols, training.column("augmentations").flatten(), vocabulary)
+        yield ids, lengths, sum(training.column("fallbacks").to_pylist())
+
+
+def _convert_ids(
+    shard_symbols: list[str], lists: pyarrow.ListArray, vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray]:
+    """Convert lists of positions in a shard's symbols to concatenated ids of single symbols, and each list's length."""
+    ids = np.array(vocabulary.encode(shard_symbols), np.uint16)[lists.flatten().to_numpy()]
     return ids, pyarrow.compute.list_value_length(lists).to_numpy()
 
 
-def _why(blocks: Sequence[Path]) -> str:
+def _format_reasons(shards: Sequence[Path]) -> str:
     """Rows by reason, for a message."""
-    counts = reasons(blocks).most_common()
+    counts = count_reasons(shards).most_common()
     return "Rows by reason: " + ", ".join(f"{reason or 'kept'}: {count}" for reason, count in counts) + "."

@@ -1,14 +1,15 @@
-"""Stage `validate`: what RDKit says of each sample, and what the samples are worth as a set.
+"""Stage `validate`: what RDKit says of each sample, and the metrics of the samples as a set.
 
-Every sample keeps its row. A figure stands beside its nulls (random tokens, shuffled latent points) and its ceiling
-(training molecules), computed in the same way on as many molecules.
+Every sample keeps its row. A metric stands beside its baselines (random tokens, shuffled latent points) and its
+training-set reference, computed in the same way on as many molecules.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +19,33 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from molvae.data.accounting import close_books
-from molvae.data.sharding import Share
-from molvae.data.token_store import read_tokens
+from molvae.data.accounting import COUNTS_FILE, write_counts
+from molvae.data.moses import MOSES
+from molvae.data.sharding import Shard
+from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStore
 from molvae.data.vocabulary import Vocabulary
-from molvae.errors import DataError, did_you_mean
-from molvae.metrics import baselines
-from molvae.metrics.evaluation import Baseline, evaluate
-from molvae.metrics.molecule_table import PARTS, describe_all, describe_strings, everything, nothing
-from molvae.metrics.reference_sets import Reference, known, read_references, reference_of, told, training_of
-from molvae.metrics.suite import SampleSet
+from molvae.errors import DataError, suggest_nearest
+from molvae.inference.round_trip_filter import make_round_trip_filter
+from molvae.inference.sampling import SamplingOptions
+from molvae.metrics import baselines, definitions
+from molvae.metrics.definitions import IDENTITY_METRICS
+from molvae.metrics.evaluation import Baseline, evaluate_samples
+from molvae.metrics.molecule_table import PARTS, describe_fully, describe_nothing, describe_selfies, describe_smiles
+from molvae.metrics.reference_cache import get_cache_folder, load_cached_references
+from molvae.metrics.reference_sets import (
+    ReferenceSet,
+    build_reference_set,
+    build_training_set,
+    describe_source,
+    is_in,
+    load_reference_sets,
+)
+from molvae.metrics.sample_set import SampleSet
 from molvae.model_io.folder import load_model
-from molvae.model_io.loading import stable
-from molvae.runtime.files import read_json, replacing, write_json
-from molvae.runtime.provenance import versions
-from molvae.runtime.seeds import derive
+from molvae.runtime.files import atomic_write, read_json, write_json
+from molvae.runtime.provenance import get_versions
+from molvae.runtime.seeds import derive_seed
 from molvae.runtime.workers import Workers
-from molvae.stages.reference import MOSES, cache_folder, cached_references
 
 if TYPE_CHECKING:
     from molvae.config import SampleSettings, ValidateSettings
@@ -42,167 +53,228 @@ if TYPE_CHECKING:
     from molvae.nn.vae import VAE
 
 log = logging.getLogger(__name__)
-REFERENCE_MOLECULES = 2000  # training molecules described for the property histograms
-# what is asked of sets that place the prior and the sampler: all that needs no more than who the molecules are
-IDENTITY = ("valid", "unique@1000", "unique@10000", "FCD", "Novelty", "Novelty_canonical", "kept_tokens", "stable")
+N_HISTOGRAM_MOLECULES = 2000  # training molecules described for the property histograms
 
 
-def validate_block(samples: Path, out: Path, *, share: Share = Share(), workers: int = 1) -> None:
-    """Describe one share of the samples, a row each, into `out` (parquet)."""
+def validate_shard(samples: Path, out: Path, *, shard: Shard = Shard(), workers: int = 1) -> None:
+    """Describe one shard of the samples, a row each, into `out` (parquet).
+
+    Args:
+        samples: table that `sample` wrote.
+        out: shard file to write.
+        shard: which samples.
+        workers: processes.
+    """
     table = pd.read_parquet(samples)
-    rows = share.range(len(table))
-    with replacing(out) as temporary:
-        _describe(table.iloc[rows.start : rows.stop], workers).to_parquet(temporary, index=False)
+    rows = shard.range(len(table))
+    with atomic_write(out) as temporary:
+        _describe_table(table.iloc[rows.start : rows.stop], workers).to_parquet(temporary, index=False)
 
 
-def _describe(table: pd.DataFrame, workers: int | Workers) -> pd.DataFrame:
-    """The rows of a table with a column `smiles` (and `selfies`, if there) and what RDKit says of each."""
+def _describe_table(table: pd.DataFrame, workers: int | Workers) -> pd.DataFrame:
+    """Describe the rows of a table with a column `smiles` and, if there is one, `selfies`."""
     strings = table["selfies"].tolist() if "selfies" in table else None
-    found = describe_all(table["smiles"].tolist(), strings, workers=workers)
-    return pd.concat([table.reset_index(drop=True), found], axis=1)
+    descriptions = describe_smiles(table["smiles"].tolist(), strings, workers=workers)
+    return pd.concat([table.reset_index(drop=True), descriptions], axis=1)
 
 
-def validate(
-    blocks: Sequence[Path],
+def validate_samples(
+    samples: Path,
     tokens: Path,
     model: Path,
     settings: ValidateSettings,
     out: Path,
     *,
-    drawn: SampleSettings,
+    sample_settings: SampleSettings,
     references: Path | None = None,
     threads: int,
 ) -> dict[str, Any]:
-    """Put all shares together and score them.
-
-    Writes molecules.parquet (a row a sample), reference.parquet (descriptors of training molecules), metrics.json
-    and books.json.
+    """Validate all samples in one go; see `validate` for its arguments, and for what it writes and returns.
 
     Args:
-        drawn: the settings that the samples were drawn with; the baselines are drawn with the same.
+        samples: table that `sample` wrote.
+        tokens: as in `validate`.
+        model: as in `validate`.
+        settings: as in `validate`.
+        out: as in `validate`.
+        sample_settings: as in `validate`.
+        references: as in `validate`.
+        threads: as in `validate`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        shard = Path(folder) / "shard.parquet"
+        validate_shard(samples, shard, workers=threads)
+        return validate(
+            [shard], tokens, model, settings, out, sample_settings=sample_settings, references=references,
+            threads=threads,
+        )  # fmt: skip
+
+
+def validate(
+    shards: Sequence[Path],
+    tokens: Path,
+    model: Path,
+    settings: ValidateSettings,
+    out: Path,
+    *,
+    sample_settings: SampleSettings,
+    references: Path | None = None,
+    threads: int,
+) -> dict[str, Any]:
+    """Merge all shards and score them.
+
+    Writes molecules.parquet (a row a sample), reference.parquet (descriptors of training molecules), metrics.json
+    and counts.json.
+
+    Args:
+        shards: files of `validate_shard`, in order.
+        tokens: folder that `featurize` wrote.
+        model: folder that `train` wrote.
+        settings: of the stage.
+        out: folder to write.
+        sample_settings: the settings that the samples were drawn with; the baselines are drawn with the same.
         references: a file of `molvae reference`; without it that of `settings.reference` is taken from the cache.
+        threads: of the CPU.
+
+    Returns:
+        the counts.
+
+    Raises:
+        DataError: tokens and model are not of one run; or there is no such reference.
     """
     import torch
 
     torch.set_num_threads(threads)
-    tables = [pd.read_parquet(block) for block in blocks]
+    tables = [pd.read_parquet(shard) for shard in shards]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
-    splits = read_tokens(tokens / "tokens.safetensors")
-    network, vocabulary, _ = load_model(model)
-    if Vocabulary.from_json(read_json(tokens / "vocabulary.json"), str(tokens / "vocabulary.json")) != vocabulary:
-        raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
+    train = TokenStore.open(tokens / TOKENS_FILE).splits["train"]
+    network, vocabulary = _load_model_of_tokens(model, tokens)
     with Workers(threads) as workers:
-        held_against = _references(settings, tokens, references, workers)
-        smiles = _molecules_of("train", tokens)
-        training = training_of(smiles, told("split 'train' of the data", smiles), workers=workers)
-
+        reference_sets = _load_references(settings, tokens, references, workers)
+        smiles = _read_split("train", tokens)
+        training = build_training_set(smiles, describe_source("split 'train' of the data", smiles), workers=workers)
         log.info("scoring %d samples", len(molecules))
-        written = molecules["attempts"].sum() if "attempts" in molecules else len(molecules)
-        own = SampleSet(molecules, stable_share=_stable_share(molecules, written), workers=workers)
-        beside: Iterable[Baseline] = ()
+        n_decoded = molecules["tries"].sum() if "tries" in molecules else len(molecules)
+        samples = SampleSet(molecules, round_trip_rate=_compute_round_trip_rate(molecules, n_decoded), workers=workers)
+        baseline_sets: Iterable[Baseline] = ()
         if settings.baselines:
-            beside = _baselines(network, vocabulary, splits["train"], len(molecules), drawn, workers)
-        found = evaluate(own, held_against, training, beside, seed=drawn.seed)
-        drawn_training = _training_draw(smiles, drawn.seed, workers)
+            baseline_sets = _iter_baselines(network, vocabulary, train, len(molecules), sample_settings, workers)
+        evaluation = evaluate_samples(samples, reference_sets, training, baseline_sets, seed=sample_settings.seed)
+        histogram_molecules = _describe_training_sample(smiles, sample_settings.seed, workers)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
-    molecules["is_novel"] = molecules["is_valid"] & ~known(molecules["canonical"].tolist(), training.canonical)
-    content = {
-        **found, "n_samples": len(molecules), "seed": drawn.seed, "temperature": drawn.temperature,
-        "attempts": drawn.attempts, "rounds": drawn.rounds, "max_tokens": drawn.max_tokens, "versions": versions(),
-        **({"wanted": drawn.wanted} if drawn.wanted else {}),
-    }  # fmt: skip
-    write_json(out / "metrics.json", content)
-    with replacing(out / "molecules.parquet") as temporary:
+    molecules["is_novel"] = molecules["is_valid"] & ~is_in(molecules["canonical"].tolist(), training.canonical)
+    write_json(out / "metrics.json", _make_metrics_content(evaluation, len(molecules), sample_settings))
+    with atomic_write(out / "molecules.parquet") as temporary:
         molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(temporary, index=False)
-    with replacing(out / "reference.parquet") as temporary:
-        drawn_training.to_parquet(temporary, index=False)
+    with atomic_write(out / "reference.parquet") as temporary:
+        histogram_molecules.to_parquet(temporary, index=False)
     reasons = Counter(molecules.loc[~molecules["is_valid"], "reason"])
-    return close_books(
-        out / "books.json", "validate", rows_in=len(molecules), kept=int(molecules["is_first"].sum()),
+    return write_counts(
+        out / COUNTS_FILE, "validate", rows_in=len(molecules), kept=int(molecules["is_first"].sum()),
         rejected=dict(sorted(reasons.items())),
         duplicates=int((molecules["is_valid"] & ~molecules["is_first"]).sum()),
     )  # fmt: skip
 
 
-def _baselines(
-    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, drawn: SampleSettings, workers: Workers
+def _load_model_of_tokens(model: Path, tokens: Path) -> tuple[VAE, Vocabulary]:
+    """Load a model, and check that its vocabulary is that of the tokens."""
+    network, vocabulary, _ = load_model(model)
+    file = tokens / VOCABULARY_FILE
+    if Vocabulary.from_json(read_json(file), str(file)) != vocabulary:
+        raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
+    return network, vocabulary
+
+
+def _make_metrics_content(evaluation: Mapping[str, Any], n: int, settings: SampleSettings) -> dict[str, Any]:
+    """Make the content of metrics.json: the evaluation, and how the samples were drawn."""
+    targets = {"target_properties": settings.target_properties} if settings.target_properties else {}
+    return {
+        **evaluation, "n_samples": n, "seed": settings.seed, "temperature": settings.temperature,
+        "max_tries": settings.max_tries, "mcmc_steps": settings.mcmc_steps, "max_tokens": settings.max_tokens,
+        "versions": get_versions(), **targets,
+    }  # fmt: skip
+
+
+def _iter_baselines(
+    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, settings: SampleSettings, workers: Workers
 ) -> Iterator[Baseline]:
-    """The sets that the samples stand beside.
+    """Iterate over the baselines of the samples.
 
-    The latent points of training molecules are decoded as those of the prior were, unstable strings written again. The
-    nulls are taken as they come: hardly any of their strings is stable.
+    The latent points of training molecules are decoded as those of the prior were, with rejection sampling. The
+    random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
     """
-    rules = {"seed": drawn.seed, "max_tokens": drawn.max_tokens, "threads": workers.count}
-    warm = {"temperature": drawn.temperature, **rules}
-    several = drawn.attempts > 1
+    options, seed = SamplingOptions.from_settings(settings, workers.count), settings.seed
+    is_filtered = settings.max_tries > 1
 
-    def of(name: str, strings: list[list[str]], written: int, only: tuple[str, ...] = ()) -> Baseline:
+    def describe(name: str, strings: list[list[str]], n_decoded: int, only: tuple[str, ...] = ()) -> Baseline:
         log.info("scoring %d strings of %s", len(strings), name.replace("_", " "))
-        rows = describe_strings(strings, vocabulary.caps, of=nothing if only else everything, workers=workers)
-        return Baseline(name, SampleSet(rows, stable_share=_stable_share(rows, written), workers=workers), only)
+        describe_molecule = describe_nothing if only else describe_fully
+        rows = describe_selfies(strings, vocabulary.constraints, describe=describe_molecule, workers=workers)
+        rate = _compute_round_trip_rate(rows, n_decoded)
+        return Baseline(name, SampleSet(rows, round_trip_rate=rate, workers=workers), only)
 
-    yield of("random_tokens", baselines.random_tokens(vocabulary, train.lengths, n, drawn.seed), n)
-    yield of("shuffled_latents", baselines.shuffled_latents(network, train, vocabulary, n, **warm), n, IDENTITY)
-    if several:
-        first = baselines.first_strings(network, vocabulary, n, wanted=drawn.wanted, **warm)
-        yield of("first_strings", first, n, IDENTITY)
-    strings, written = baselines.aggregate_posterior(
-        network, train, vocabulary, n, **warm,
-        accept=stable(vocabulary, workers) if several else None, attempts=drawn.attempts,
-    )  # fmt: skip
-    yield of("aggregate_posterior", strings, written, IDENTITY)
-    strings = baselines.training_molecules(train, vocabulary, n, drawn.seed)
-    yield of("training_molecules", strings, len(strings))
+    yield describe(definitions.RANDOM_BASELINE, baselines.sample_random_tokens(vocabulary, train.lengths, n, seed), n)
+    shuffled = baselines.sample_shuffled_latents(network, train, vocabulary, n, options)
+    yield describe(definitions.SHUFFLED_BASELINE, shuffled, n, IDENTITY_METRICS)
+    if is_filtered:
+        unfiltered = baselines.sample_unfiltered(network, vocabulary, n, options)
+        yield describe(definitions.UNFILTERED_SAMPLES, unfiltered, n, IDENTITY_METRICS)
+    accept = make_round_trip_filter(vocabulary, workers) if is_filtered else None
+    strings, n_decoded = baselines.sample_from_posteriors(network, train, vocabulary, n, options, accept)
+    yield describe(definitions.AGGREGATE_POSTERIOR, strings, n_decoded, IDENTITY_METRICS)
+    strings = baselines.draw_training_molecules(train, vocabulary, n, seed)
+    yield describe(definitions.TRAINING_SET_REFERENCE, strings, len(strings))
 
 
-def _stable_share(rows: pd.DataFrame, written: int) -> float | None:
-    """Of all strings written for the samples; None where nothing is known about their strings."""
-    if not len(rows) or rows["is_stable"].isna().any():
+def _compute_round_trip_rate(rows: pd.DataFrame, n_decoded: int) -> float | None:
+    """Of all strings decoded for the samples; None where nothing is known about their strings."""
+    if not len(rows) or rows["is_round_trip"].isna().any():
         return None
-    return float(rows["is_stable"].sum() / written)
+    return float(rows["is_round_trip"].sum() / n_decoded)
 
 
-def headline(metrics: Path) -> dict[str, float]:
-    """The figures of a metrics.json, the ends of their intervals and their baselines, as a tracker takes them."""
-    found: dict[str, float | None] = {}
-    for figure in read_json(metrics)["metrics"]:
-        name = figure["name"]
-        found[name] = figure["value"]
-        found |= {f"{name}/{other}": value for other, value in figure["baselines"].items()}
-        if figure["interval"]:
-            found |= dict(zip((f"{name}/low", f"{name}/high"), figure["interval"], strict=True))
-    return {name: value for name, value in found.items() if value is not None}
+def collect_metrics(file: Path) -> dict[str, float]:
+    """Collect the metrics of a metrics.json, the ends of their intervals and their baselines, for a tracker."""
+    values: dict[str, float | None] = {}
+    for metric in read_json(file)["metrics"]:
+        name = metric["name"]
+        values[name] = metric["value"]
+        values |= {f"{name}/{baseline}": value for baseline, value in metric["baselines"].items()}
+        if metric["interval"]:
+            values |= dict(zip((f"{name}/low", f"{name}/high"), metric["interval"], strict=True))
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _references(
+def _load_references(
     settings: ValidateSettings, tokens: Path, references: Path | None, workers: Workers
-) -> dict[str, Reference]:
-    """What samples are held against, by name."""
+) -> dict[str, ReferenceSet]:
+    """Load the sets that samples are compared with, by name."""
     source = settings.reference
     if references is not None:
-        return read_references(references)
+        return load_reference_sets(references)
     if not settings.reference_is_split:
-        return cached_references(source, cache_folder(), workers=workers)
-    smiles = _molecules_of(source, tokens)
-    return {"Test": reference_of(smiles, told(f"split {source!r} of the data", smiles), workers)}
+        return load_cached_references(source, get_cache_folder(), workers=workers)
+    smiles = _read_split(source, tokens)
+    return {"Test": build_reference_set(smiles, describe_source(f"split {source!r} of the data", smiles), workers)}
 
 
-def _molecules_of(split: str, tokens: Path) -> list[str]:
-    """The molecules of a split of the data.
+def _read_split(split: str, tokens: Path) -> list[str]:
+    """Read the molecules of a split of the data.
 
     Raises:
         DataError: there is no such split.
     """
     table = pyarrow.parquet.read_table(tokens / "molecules.parquet", columns=["smiles", "split"])
-    there = table.column("split").unique().to_pylist()
-    if split not in there:
-        raise DataError(f"validate.reference: no split {split!r}.{did_you_mean(split, [*there, MOSES])}")
-    return table.filter(pyarrow.compute.equal(table.column("split"), split)).column("smiles").to_pylist()
+    known = table.column("split").unique().to_pylist()
+    if split not in known:
+        raise DataError(f"validate.reference: no split {split!r}.{suggest_nearest(split, [*known, MOSES])}")
+    smiles: list[str] = table.filter(pyarrow.compute.equal(table.column("split"), split)).column("smiles").to_pylist()
+    return smiles
 
 
-def _training_draw(smiles: list[str], seed: int, workers: Workers) -> pd.DataFrame:
+def _describe_training_sample(smiles: list[str], seed: int, workers: Workers) -> pd.DataFrame:
     """Descriptors of a random draw of training molecules."""
-    random = np.random.default_rng(derive(seed, "reference molecules"))
-    rows = np.sort(random.choice(len(smiles), min(REFERENCE_MOLECULES, len(smiles)), replace=False))
-    drawn = _describe(pd.DataFrame({"smiles": [smiles[row] for row in rows]}), workers)
-    return drawn.drop(columns=list(PARTS))
+    random = np.random.default_rng(derive_seed(seed, "reference molecules"))
+    rows = np.sort(random.choice(len(smiles), min(N_HISTOGRAM_MOLECULES, len(smiles)), replace=False))
+    table = _describe_table(pd.DataFrame({"smiles": [smiles[row] for row in rows]}), workers)
+    return table.drop(columns=list(PARTS))

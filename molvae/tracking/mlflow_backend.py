@@ -1,4 +1,4 @@
-"""The mirror: brings MLflow to the state of the records. Only this module imports mlflow, and only in its functions."""
+"""The MLflow backend: sends records to MLflow. It imports mlflow only in its functions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molvae.errors import ConfigError, DataError
-from molvae.runtime import provenance as origin
-from molvae.runtime.files import fingerprint, replacing
+from molvae.runtime.files import atomic_write, compute_json_hash
+from molvae.runtime.provenance import get_versions
 from molvae.tracking.records import (
     LOCK_SECONDS,
-    bury,
-    digest_of,
-    lock,
-    one_line,
-    read,
+    Record,
+    compute_digest,
+    lock_folder,
+    make_ui_command,
+    mark_killed,
+    read_record,
+    read_settings,
     resolve_uri,
-    settings,
-    ui_command,
+    summarise_error,
 )
 
 if TYPE_CHECKING:
@@ -48,178 +49,197 @@ ENVIRONMENT = {
 }
 
 
-class Mirror:
-    """One record's run in MLflow. Finds or creates it at the first push, and from then on sends what is new."""
+class MLflowBackend:
+    """The run of one record in MLflow. It is found or created at the first update; later ones send what is new.
 
-    def __init__(self, folder: Path, uri: str):
+    Attributes:
+        folder: with the records.
+        uri: of the store.
+    """
+
+    def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
-        self.run_id: str | None = None
+        self._run_id = ""
 
-    def push(self, record: dict[str, Any]) -> bool:
-        """Bring the run to the state of the record; False if it was there already."""
-        if self.run_id is None:
-            self._find(record)
-        ended = record["status"] != "RUNNING"
-        if ended and self.tags.get("molvae.record") == fingerprint(record):
+    def update(self, record: Record) -> bool:
+        """Bring the run to the state of the record; False if it was in that state already."""
+        if not self._run_id:
+            self._find_run(record)
+        has_ended = record["status"] != "RUNNING"
+        if has_ended and self._tags.get("molvae.record") == compute_json_hash(record):
             return False
         self._send_values(record)
         for entry in record["artifacts"]:
             self._send_artifact(entry)
         self._send_dataset(record["dataset"])
-        if ended:
-            with lock(self.folder):
+        if has_ended:
+            with lock_folder(self.folder):
                 self._send_model(record)
-                self._close(record)
+                self._end_run(record)
         return True
 
-    def _find(self, record: Mapping[str, Any]) -> None:
-        """Find or create the parent run and the run, and learn what the run has already."""
-        self.client = connect(self.uri)
-        with lock(self.folder):  # two stages of one experiment may start at once
-            project = _project(self.client, record["project"], self.uri)
-            start, links = record["start"], {"molvae.experiment": record["experiment"]}
-            self.parent = _run(self.client, project, record["parent"], record["experiment"], start, links)
-            links |= {"molvae.stage": record["stage"], "mlflow.parentRunId": self.parent}
-            run_id = _run(self.client, project, record["key"], record["stage"], start, links)
-        run = self.client.get_run(run_id)
-        self.project, self.params, self.tags = project, dict(run.data.params), dict(run.data.tags)
-        self.datasets = {used.dataset.digest for used in run.inputs.dataset_inputs}
-        history = (point for key in run.data.metrics for point in self.client.get_metric_history(run_id, key))
-        self.points = {(point.key, point.step, point.timestamp) for point in history}
-        self.seen = 0  # points of the record that were looked at
-        self.run_id = run_id
+    def _find_run(self, record: Record) -> None:
+        """Find or create the parent run and the run, and read what the run has already."""
+        self._client = connect_to_mlflow(self.uri)
+        with lock_folder(self.folder):  # two stages of one experiment may start at once
+            project_id = _get_project_id(self._client, record["project"], self.uri)
+            start, tags = record["start"], {"molvae.experiment": record["experiment"]}
+            parent_id = _get_run_id(self._client, project_id, record["parent"], record["experiment"], start, tags)
+            tags |= {"molvae.stage": record["stage"], "mlflow.parentRunId": parent_id}
+            run_id = _get_run_id(self._client, project_id, record["key"], record["stage"], start, tags)
+        run = self._client.get_run(run_id)
+        self._project_id, self._parent_id = project_id, parent_id
+        self._params, self._tags = dict(run.data.params), dict(run.data.tags)
+        self._datasets = {entry.dataset.digest for entry in run.inputs.dataset_inputs}
+        history = (point for key in run.data.metrics for point in self._client.get_metric_history(run_id, key))
+        self._points = {(point.key, point.step, point.timestamp) for point in history}
+        self._n_points = 0  # of the record, that were compared with those of the run
+        self._run_id = run_id
 
-    def _send_values(self, record: Mapping[str, Any]) -> None:
+    def _send_values(self, record: Record) -> None:
         from mlflow.entities import Metric
 
-        points = [_point(entry) for entry in record["metrics"][self.seen :]]
+        points = [_make_point(entry) for entry in record["metrics"][self._n_points :]]
         new = [
-            Metric(key, value, when, step) for key, step, when, value in points if (key, step, when) not in self.points
+            Metric(key, value, timestamp, step)
+            for key, step, timestamp, value in points
+            if (key, step, timestamp) not in self._points
         ]
-        params, changed = _missing(record["params"], self.params)
-        tags = {_name(key): value[:MAX_TAG] for key, value in record["tags"].items()} | changed
-        tags = {key: value for key, value in tags.items() if self.tags.get(key) != value}
-        _send(self.client, self.run_id, new, params, tags)
-        self.params |= params
-        self.tags |= tags
-        self.seen += len(points)
+        params, changed = _split_new_and_changed(record["params"], self._params)
+        tags = {_make_valid_name(key): value[:MAX_TAG] for key, value in record["tags"].items()} | changed
+        tags = {key: value for key, value in tags.items() if self._tags.get(key) != value}
+        _log_batch(self._client, self._run_id, new, params, tags)
+        self._params |= params
+        self._tags |= tags
+        self._n_points += len(points)
 
-    def _tag(self, key: str, value: str) -> None:
-        self.client.set_tag(self.run_id, key, value)
-        self.tags[key] = value
+    def _set_tag(self, key: str, value: str) -> None:
+        self._client.set_tag(self._run_id, key, value)
+        self._tags[key] = value
 
     def _send_artifact(self, entry: Mapping[str, Any]) -> None:
         """Upload a file once. One that a later execution has overwritten belongs to that run, not to this one."""
-        key = _name(f"molvae.artifact.{entry['path']}")
-        file, place = self.folder.parent / entry["path"], Path(entry["path"]).parent
-        if entry["sha256"] in (None, self.tags.get(key)):
+        key = _make_valid_name(f"molvae.artifact.{entry['path']}")
+        file, folder = self.folder.parent / entry["path"], Path(entry["path"]).parent
+        if entry["sha256"] in (None, self._tags.get(key)):
             return
-        if digest_of(file) != entry["sha256"]:
-            self._tag(key, "not uploaded: the file is gone or was overwritten since")
+        if compute_digest(file) != entry["sha256"]:
+            self._set_tag(key, "not uploaded: the file is gone or was overwritten since")
             return
-        inside = not place.is_absolute() and place != Path(".")
-        self.client.log_artifact(self.run_id, str(file), artifact_path=place.as_posix() if inside else None)
-        self._tag(key, entry["sha256"])
+        is_inside = not folder.is_absolute() and folder != Path(".")
+        self._client.log_artifact(self._run_id, str(file), artifact_path=folder.as_posix() if is_inside else None)
+        self._set_tag(key, entry["sha256"])
 
     def _send_dataset(self, dataset: Mapping[str, str] | None) -> None:
-        if dataset is None or dataset["digest"][:MAX_DIGEST] in self.datasets:
+        if dataset is None or dataset["digest"][:MAX_DIGEST] in self._datasets:
             return
         from mlflow.entities import Dataset, DatasetInput
         from mlflow.exceptions import MlflowException
 
         kind, field = ("http", "url") if "://" in dataset["source"] else ("local", "uri")
         digest, source = dataset["digest"][:MAX_DIGEST], json.dumps({field: dataset["source"]})
-        used = [DatasetInput(Dataset(dataset["name"], digest, kind, source))]
+        inputs = [DatasetInput(Dataset(dataset["name"], digest, kind, source))]
         try:
-            self.client.log_inputs(self.run_id, used)
+            self._client.log_inputs(self._run_id, inputs)
         except MlflowException as error:
             if error.error_code != "BAD_REQUEST":
                 raise
-            self.client.log_inputs(self.run_id, used)  # another run brought the same data set at the same moment
-        self.datasets.add(digest)
+            self._client.log_inputs(self._run_id, inputs)  # another run logged the same data set at the same moment
+        self._datasets.add(digest)
 
-    def _send_model(self, record: Mapping[str, Any]) -> None:
+    def _send_model(self, record: Record) -> None:
         model = record["model"]
         if model is None or record["status"] != "FINISHED":
             return
-        folder, model_id = self.folder.parent / model["path"], self.tags.get("molvae.model")
-        if model_id is None or str(self.client.get_logged_model(model_id).status) != "READY":
-            if model["sha256"] is None or digest_of(folder) != model["sha256"]:
+        folder, model_id = self.folder.parent / model["path"], self._tags.get("molvae.model")
+        if model_id is None or str(self._client.get_logged_model(model_id).status) != "READY":
+            if model["sha256"] is None or compute_digest(folder) != model["sha256"]:
                 log.warning("tracking: %s is gone or was overwritten, MLflow will not have this run's model.", folder)
                 return
-            if model_id is None:  # the tag comes before the upload, so that a retry takes up the same model
-                model_id = _logged_model(self.client, self.project, self.run_id)
-                self._tag("molvae.model", model_id)
-            _upload_model(self.client, self.run_id, model_id, folder)
-        if model["register"] and "molvae.registered" not in self.tags:
-            self._tag("molvae.registered", _register(self.client, self.uri, model["register"], model_id, self.run_id))
+            if model_id is None:  # the tag comes before the upload, so that a retry finds the same model
+                model_id = _get_model_id(self._client, self._project_id, self._run_id)
+                self._set_tag("molvae.model", model_id)
+            _upload_model(self._client, self._run_id, model_id, folder)
+        if model["register"] and "molvae.registered" not in self._tags:
+            version = _register_model(self._client, self.uri, model["register"], model_id, self._run_id)
+            self._set_tag("molvae.registered", version)
 
-    def _close(self, record: Mapping[str, Any]) -> None:
+    def _end_run(self, record: Record) -> None:
         """End the run, and give the parent run the stage's settings and, if no stage ended later, its status."""
-        parent = self.client.get_run(self.parent)
-        settings_of_stage = {f"{record['stage']}.{name}": value for name, value in record["params"].items()}
-        _send(self.client, self.parent, [], *_missing(settings_of_stage, parent.data.params))
+        parent = self._client.get_run(self._parent_id)
+        params = {f"{record['stage']}.{name}": value for name, value in record["params"].items()}
+        _log_batch(self._client, self._parent_id, [], *_split_new_and_changed(params, parent.data.params))
         if (parent.info.end_time or 0) <= record["end"]:
-            self.client.set_terminated(self.parent, record["status"], record["end"])
-        self.client.set_terminated(self.run_id, record["status"], record["end"])
-        self._tag("molvae.record", fingerprint(record))
+            self._client.set_terminated(self._parent_id, record["status"], record["end"])
+        self._client.set_terminated(self._run_id, record["status"], record["end"])
+        self._set_tag("molvae.record", compute_json_hash(record))
 
 
-def mirror_record(path: Path, uri: str) -> bool:
-    """Bring MLflow to the state of one record; False if it was there already."""
-    return Mirror(Path(path).parent, resolve_uri(uri)).push(read(Path(path)))
+def sync_record(path: Path, uri: str) -> bool:
+    """Bring MLflow to the state of one record; False if it was in that state already."""
+    return MLflowBackend(Path(path).parent, resolve_uri(uri)).update(read_record(Path(path)))
 
 
 @dataclass
-class Summary:
-    """How many records `sync` found in which state. `killed` counts among the others."""
+class SyncSummary:
+    """How many records `sync_records` found in each state.
 
-    mirrored: int = 0
-    complete: int = 0  # MLflow had them already
+    Attributes:
+        sent: MLflow has them now.
+        complete: MLflow had them already.
+        failed: could not be sent.
+        killed: of all these, those that said RUNNING but whose process is gone.
+    """
+
+    sent: int = 0
+    complete: int = 0
     failed: int = 0
-    killed: int = 0  # said RUNNING, but their process is gone
+    killed: int = 0
 
     def __str__(self) -> str:
-        ended = f"; {self.killed} of them had been killed" if self.killed else ""
-        return f"records: {self.mirrored} brought, {self.complete} there already, {self.failed} failed{ended}"
+        killed = f"; {self.killed} of them had been killed" if self.killed else ""
+        return f"records: {self.sent} sent, {self.complete} complete already, {self.failed} failed{killed}"
 
 
-def sync(results_dir: Path, uri: str | None = None) -> Summary:
-    """Mirror every record under a folder, whether its stage could reach MLflow or not.
+def sync_records(results_dir: Path, uri: str | None = None) -> SyncSummary:
+    """Send every record under a folder to MLflow, whether its stage could reach MLflow or not.
 
     Args:
         results_dir: results/, or the folder of one experiment.
-        uri: the store; by default the one that the environment names.
+        uri: of the store; by default the one that the environment names.
+
     Raises:
         DataError: there is no such folder.
         ConfigError: neither the call nor the environment names a store.
     """
     if not Path(results_dir).is_dir():
         raise DataError(f"{results_dir}: no such folder. Name the results folder, or the folder of one experiment.")
-    uri = uri or getattr(settings(), "uri", None)
+    uri = uri or getattr(read_settings(), "uri", None)
     if uri is None:
-        raise ConfigError("Where to? Set MLFLOW_TRACKING_URI to a server or to the path of a database, e.g. mlflow.db.")
+        raise ConfigError(
+            "No MLflow store is named. Set MLFLOW_TRACKING_URI to a server or to the path of a database: mlflow.db."
+        )
     paths = [path for path in Path(results_dir).rglob("tracking/*.json") if path.name != "experiment.json"]
     paths.sort(key=lambda path: path.stem.rsplit("-", 2)[1:])  # by time, so that the parent run gets the last status
-    summary = Summary()
+    summary = SyncSummary()
     try:
-        connect(resolve_uri(uri))
-    except failures() as error:
-        log.warning("tracking: %s cannot be reached: %s", ui_command(uri), one_line(error))
-        return Summary(failed=len(paths))
+        connect_to_mlflow(resolve_uri(uri))
+    except list_failures() as error:
+        log.warning("tracking: %s cannot be reached: %s", make_ui_command(uri), summarise_error(error))
+        return SyncSummary(failed=len(paths))
     for path in paths:
         try:
-            summary.killed += bury(path)
-            new = mirror_record(path, uri)
-            summary.mirrored, summary.complete = summary.mirrored + new, summary.complete + (not new)
-        except (*failures(), KeyError) as error:
+            summary.killed += mark_killed(path)
+            is_new = sync_record(path, uri)
+            summary.sent, summary.complete = summary.sent + is_new, summary.complete + (not is_new)
+        except (*list_failures(), KeyError) as error:  # type: ignore[misc]
             summary.failed += 1
-            log.warning("tracking: %s was not mirrored: %s", path, one_line(error))
+            log.warning("tracking: %s was not sent: %s", path, summarise_error(error))
     return summary
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client for `uri`, which answers; a database without tables gets them first.
+def connect_to_mlflow(uri: str) -> MlflowClient:
+    """Connect to a store that answers; a database without tables gets them first.
 
     Raises:
         MlflowException, SQLAlchemyError: no answer.
@@ -228,12 +248,12 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # tables, tries, tracebacks
+    for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # logs of tables, retries and tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         _create_database(database)
-        _open(database)
+        _check_database(database)
     elif uri.startswith("postgresql"):
         _create_tables(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -251,11 +271,11 @@ def _create_database(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
         if not database.exists():
-            with replacing(database) as temporary:
+            with atomic_write(database) as temporary:
                 MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
 
 
-def _open(database: Path) -> None:
+def _check_database(database: Path) -> None:
     """Fail at once where a database cannot be used; MLflow would try for minutes."""
     if "?" in str(database):
         raise OSError(f"{database}: MLflow takes no database with a question mark in its path")
@@ -269,7 +289,7 @@ def _open(database: Path) -> None:
 
 
 def _create_tables(uri: str) -> None:
-    """The same in PostgreSQL, for processes of several machines. Fails at once where MLflow would try for minutes."""
+    """Create the tables in PostgreSQL, for processes of several machines. Fail at once; MLflow tries for minutes."""
     import sqlalchemy
     from mlflow import MlflowClient
 
@@ -279,45 +299,45 @@ def _create_tables(uri: str) -> None:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
-def _project(client: MlflowClient, name: str, uri: str) -> str:
-    """Id of MLflow's experiment `name`. Files of a sqlite store go to mlartifacts/ beside it, whatever the cwd."""
+def _get_project_id(client: MlflowClient, name: str, uri: str) -> str:
+    """Id of the MLflow experiment of that name. Files of an SQLite store go to mlartifacts/ beside it."""
     from mlflow.exceptions import MlflowException
 
-    place = None
+    location = None
     if uri.startswith("sqlite:///"):
-        place = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+        location = (folder / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=place)
+            return client.create_experiment(name, artifact_location=location)
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # somebody was faster
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another process was faster
+            if experiment is None:
                 raise
-    return found.experiment_id
+    return experiment.experiment_id
 
 
-def _run(client: MlflowClient, project: str, key: str, name: str, start: int, tags: Mapping[str, str]) -> str:
+def _get_run_id(client: MlflowClient, project_id: str, key: str, name: str, start: int, tags: Mapping[str, str]) -> str:
     """Id of the run with this key, which is created if there is none."""
-    found = client.search_runs([project], f"tags.`molvae.key` = '{key}'", max_results=1)
-    if found:
-        return found[0].info.run_id
-    with _sent_once():
-        return client.create_run(project, start_time=start, tags={**tags, "molvae.key": key}, run_name=name).info.run_id
+    for run in client.search_runs([project_id], f"tags.`molvae.key` = '{key}'", max_results=1):
+        return run.info.run_id
+    tags = {**tags, "molvae.key": key}
+    with _without_retries():
+        return client.create_run(project_id, start_time=start, tags=tags, run_name=name).info.run_id
 
 
-def _logged_model(client: MlflowClient, project: str, run_id: str) -> str:
+def _get_model_id(client: MlflowClient, project_id: str, run_id: str) -> str:
     """Id of the run's model, which is created if there is none."""
-    found = client.search_logged_models([project], f"source_run_id = '{run_id}'", max_results=1)
-    if found:
-        return found[0].model_id
-    with _sent_once():
-        return client.create_logged_model(project, "model", run_id).model_id
+    for model in client.search_logged_models([project_id], f"source_run_id = '{run_id}'", max_results=1):
+        return model.model_id
+    with _without_retries():
+        return client.create_logged_model(project_id, "model", run_id).model_id
 
 
 @contextmanager
-def _sent_once() -> Iterator[None]:
-    """MLflow sends a call again whose answer was lost, and what it creates is there twice. Here such a call fails."""
+def _without_retries() -> Iterator[None]:
+    """MLflow repeats a call whose answer was lost, which would create things twice. Here such a call fails."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ[name]
     os.environ[name] = "0"
@@ -327,29 +347,33 @@ def _sent_once() -> Iterator[None]:
         os.environ[name] = before
 
 
-def _send(client: MlflowClient, run_id: str, metrics: list, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+def _log_batch(
+    client: MlflowClient, run_id: str, metrics: list, params: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
     from mlflow.entities import Param, RunTag
 
-    some, more = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
-    while metrics or some or more:  # a call takes 1000 things, 100 of them params or tags, in one megabyte
-        client.log_batch(run_id, metrics[:800], some[:50], more[:50])
-        metrics, some, more = metrics[800:], some[50:], more[50:]
+    new_params, new_tags = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
+    while metrics or new_params or new_tags:  # a call takes 1000 items, 100 of them params or tags, and one megabyte
+        client.log_batch(run_id, metrics[:800], new_params[:50], new_tags[:50])
+        metrics, new_params, new_tags = metrics[800:], new_params[50:], new_tags[50:]
 
 
-def _missing(wanted: Mapping[str, str], there: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Params that are not there yet, and tags for those that are with another value: MLflow's params cannot change."""
-    wanted = {_name(name): value[:MAX_PARAM] for name, value in wanted.items()}
-    changed = {name: value for name, value in wanted.items() if there.get(name, value) != value}
-    new = {name: value for name, value in wanted.items() if name not in there}
-    return new, {_name(f"changed.{name}"): value[:MAX_TAG] for name, value in changed.items()}
+def _split_new_and_changed(
+    params: Mapping[str, str], logged: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Params that are not logged yet, and tags for those logged with another value: MLflow's params cannot change."""
+    params = {_make_valid_name(name): value[:MAX_PARAM] for name, value in params.items()}
+    changed = {name: value for name, value in params.items() if logged.get(name, value) != value}
+    new = {name: value for name, value in params.items() if name not in logged}
+    return new, {_make_valid_name(f"changed.{name}"): value[:MAX_TAG] for name, value in changed.items()}
 
 
-def _point(entry: Mapping[str, Any]) -> tuple[str, int, int, float]:
-    return _name(entry["key"]), entry["step"], entry["timestamp"], entry["value"]
+def _make_point(entry: Mapping[str, Any]) -> tuple[str, int, int, float]:
+    return _make_valid_name(entry["key"]), entry["step"], entry["timestamp"], entry["value"]
 
 
-def _name(text: str) -> str:
-    """`text` as MLflow lets a metric, param or tag be called: unique@1000 becomes unique_at_1000."""
+def _make_valid_name(text: str) -> str:
+    """Make a name that MLflow accepts for a metric, param or tag: unique@1000 becomes unique_at_1000."""
     allowed = re.sub(r"[^/\w.\- ]", "_", text.replace("@", "_at_"))
     return posixpath.normpath(allowed).lstrip("/.")[:MAX_NAME] or "_"
 
@@ -360,15 +384,15 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    columns = {"n": "long", "seed": "long", "temperature": "double", "attempts": "long", "rounds": "long"}
-    asked = [ColSpec(kind, name, required=False) for name, kind in columns.items()]
+    columns = {"n": "long", "seed": "long", "temperature": "double", "max_tries": "long", "mcmc_steps": "long"}
+    inputs = [ColSpec(kind, name, required=False) for name, kind in columns.items()]
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(record=True):  # about type hints
         mlflow.pyfunc.save_model(
             f"{temporary}/model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"model": str(folder)},
-            signature=ModelSignature(Schema(asked), Schema([ColSpec("string", "smiles")])),
-            pip_requirements=[f"molvae=={origin.versions()['molvae']}"],  # else MLflow spends a minute on guessing
+            signature=ModelSignature(Schema(inputs), Schema([ColSpec("string", "smiles")])),
+            pip_requirements=[f"molvae=={get_versions()['molvae']}"],  # else MLflow takes a minute to guess them
         )
         client.log_model_artifacts(model_id, f"{temporary}/model")
     if not client.get_run(run_id).outputs.model_outputs:  # a second time is an error
@@ -376,8 +400,8 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
     client.finalize_logged_model(model_id, "READY")
 
 
-def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: str) -> str:
-    """Make the model the next version of the registered model `name`, unless it is one; returns 'name/version'."""
+def _register_model(client: MlflowClient, uri: str, name: str, model_id: str, run_id: str) -> str:
+    """Register the model as the next version under a name, unless it is one; returns 'name/version'."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -386,25 +410,25 @@ def _register(client: MlflowClient, uri: str, name: str, model_id: str, run_id: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for there in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1):
-        return f"{name}/{there.version}"
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1):
+        return f"{name}/{version.version}"
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)  # a database's registry asks the process-wide store for the model, not ours (3.17.2)
     try:
-        with _sent_once():
-            made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
-        return f"{name}/{made.version}"
+        with _without_retries():
+            version = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
+        return f"{name}/{version.version}"
     finally:
         mlflow.set_tracking_uri(None)  # which also empties the variable
         if before:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What tracking may fail with. Asked only once something has failed, so that mlflow need not be imported for it."""
+def list_failures() -> tuple[type[Exception], ...]:
+    """List the exceptions that tracking may fail with, those of mlflow only if it is imported."""
     if "mlflow" not in sys.modules:
         return OSError, ImportError, DataError
-    from alembic.util import CommandError  # a database whose creation was cut off
+    from alembic.util import CommandError  # a database whose creation was interrupted
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError

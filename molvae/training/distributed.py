@@ -6,27 +6,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """This process among those that train together; alone it is the first of one."""
 
     rank: int = 0
     size: int = 1
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, with its gradients averaged over the processes at each backward pass."""
+        """Wrap a model, so that its gradients are averaged over the processes at each backward pass."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of each process's `values`, with this process's gradient: averaged, the gradients are the joint."""
+        """Average `values` over the processes; the gradient is that of this process's own values.
+
+        Averaged by `wrap`, these gradients are those of the mean over all molecules of the batch.
+        """
         if self.size == 1:
             return values
         total = values.detach().clone()
@@ -34,15 +39,15 @@ class Group:
         return values + (total / self.size - values.detach())
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+        """Tell whether the flag is true in any process."""
         if self.size == 1:
             return flag
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, flag)
-        return any(found)
+        flags: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(flags, flag)
+        return any(flags)
 
-    def of_first(self, value: Any) -> Any:
-        """What the first process has."""
+    def broadcast(self, value: Value) -> Value:
+        """Give every process the value of the first one."""
         if self.size == 1:
             return value
         box = [value]
@@ -51,16 +56,16 @@ class Group:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """The group that `torchrun` started this process in; without torchrun, a group of one."""
+def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the group that `torchrun` started this process in; without torchrun, a group of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Group()
+        yield ProcessGroup()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Group(torch.distributed.get_rank(), size)
+        yield ProcessGroup(torch.distributed.get_rank(), size)
     finally:
         torch.distributed.destroy_process_group()

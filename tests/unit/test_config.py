@@ -12,37 +12,42 @@ import jsonschema
 import pytest
 import yaml
 
-from molvae.chemistry.descriptors import DESCRIPTORS, describe
-from molvae.chemistry.standardise import read
+from molvae.chemistry.descriptor_table import DESCRIPTORS
+from molvae.chemistry.descriptors import compute_descriptors
+from molvae.chemistry.standardise import parse_smiles
 from molvae.config import (
     Config,
     DataSettings,
     FeaturizeSettings,
     PriorSettings,
-    Property,
+    PropertyName,
     SampleSettings,
     TrainSettings,
-    json_schema,
-    merge,
-    parse,
-    read_config,
+    build_json_schema,
+    merge_settings,
+    parse_config,
+    parse_settings,
 )
 from molvae.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+SECTIONS = ("data", "finetune", "featurize", "model", "train", "prior", "sample", "validate", "latent")
 # config.yaml is an example and says so: its data are the shipped ones, small and of MOSES, so more of them are held out
-PRIORLESS = {"featurize": {"properties": ["logp"]}, "sample": {"wanted": {"logp": 3}}}  # but for what else is said
 DELIBERATE = {"data.source", "featurize.valid_fraction", "validate.reference"}
+# right but for the prior or the model that a test adds
+CONDITIONAL = {"featurize": {"properties": ["logp"]}, "sample": {"target_properties": {"logp": 3}}}
 
 
-def shipped(name: str = "config.yaml"):
+def read_shipped(name: str = "config.yaml"):
+    """The content of a config file of the repository."""
     return yaml.safe_load((ROOT / "config" / name).read_text())
 
 
-def refused(content, **where) -> str:
+def refuse(content) -> str:
+    """The error of a config that must be refused."""
     with pytest.raises(ConfigError) as caught:
-        read_config(content)
+        parse_config(content)
     return str(caught.value)
 
 
@@ -68,12 +73,17 @@ def refused(content, **where) -> str:
         ("train", "precision", "half", "train.precision: Input should be 'float32' or 'bfloat16' (got 'half')."),
         ("prior", "kind", "vampire", "prior.kind: Input should be 'as_trained', 'normal', 'mixture', 'vamp' or 'flow'"),
         ("prior", "draws", 10, "prior.draws: Input should be greater than or equal to 1000 (got 10)."),
-        ("start", "unknown", "keep", "start.unknown: Input should be 'extend', 'drop' or 'error' (got 'keep')."),
         (
-            "start",
+            "finetune",
+            "unknown_symbols",
+            "keep",
+            "finetune.unknown_symbols: Input should be 'extend', 'drop' or 'error' (got",
+        ),
+        (
+            "finetune",
             "model",
             "pretrained:mosse",
-            "start.model: pretrained:mosse: no pretrained model of that name; there",
+            "finetune.model: pretrained:mosse: no pretrained model of that name; there",
         ),
         ("featurize", "stereo", "drop", "featurize.stereo: Input should be 'keep' or 'strip' (got 'drop')."),
         ("featurize", "max_tokens", 3, "featurize.max_tokens: Input should be greater than or equal to 4"),
@@ -85,13 +95,13 @@ def refused(content, **where) -> str:
         ("validate", "baselines", "perhaps", "validate.baselines: Input should be a valid boolean"),
     ],
 )
-def test_an_error_names_the_key_and_what_would_be_right(section, key, value, message):
+def test_a_config_error_names_the_key_and_what_would_be_right(section, key, value, message):
     content = {"data": {"source": "x.smi"}}
     content.setdefault(section, {})[key] = value
-    assert message in refused(content)
+    assert message in refuse(content)
     if section != "tracking":
-        overridden = refused({"data": {"source": "x.smi"}, "experiments": {"small": {section: {key: value}}}})
-        assert f"experiments.small.{message}" in overridden
+        message_of_experiment = refuse({"data": {"source": "x.smi"}, "experiments": {"small": {section: {key: value}}}})
+        assert f"experiments.small.{message}" in message_of_experiment
 
 
 @pytest.mark.parametrize(
@@ -113,21 +123,19 @@ def test_an_error_names_the_key_and_what_would_be_right(section, key, value, mes
         (7, "config: "),
     ],
 )
-def test_a_config_that_is_wrong_as_a_whole_says_where(content, message):
-    assert message in refused(content)
+def test_a_config_with_wrong_sections_is_an_error_that_says_where(content, message):
+    assert message in refuse(content)
 
 
-def test_all_errors_are_said_at_once():
-    lines = refused(
-        {"data": {"source": "x"}, "train": {"epoch": 1, "seed": -1}, "model": {"latent_dim": 0}}
-    ).splitlines()
+def test_all_errors_of_a_config_are_reported_at_once():
+    content = {"data": {"source": "x"}, "train": {"epoch": 1, "seed": -1}, "model": {"latent_dim": 0}}
+    lines = refuse(content).splitlines()
     assert [line.split(":")[0] for line in lines] == ["model.latent_dim", "train.seed", "train.epoch"]
 
 
-def test_fractions_that_leave_nothing_to_train_on_are_refused_together():
-    assert "featurize: valid_fraction + test_fraction must stay below 1" in refused(
-        {"data": {"source": "x"}, "featurize": {"valid_fraction": 0.5, "test_fraction": 0.5}}
-    )
+def test_held_out_fractions_that_leave_nothing_to_train_on_are_refused():
+    content = {"data": {"source": "x"}, "featurize": {"valid_fraction": 0.5, "test_fraction": 0.5}}
+    assert "featurize: valid_fraction + test_fraction must stay below 1" in refuse(content)
     FeaturizeSettings(valid_fraction=0.5, test_fraction=0.49)
 
 
@@ -138,8 +146,8 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused_together():
         ({"prior": "flow", "latent_dim": 1}, "model: a flow moves some dimensions by others: latent_dim must be at"),
     ],
 )
-def test_a_prior_that_the_model_cannot_have_is_refused(model, message):
-    assert message in refused({"data": {"source": "x"}, "model": model})
+def test_a_prior_that_the_model_cannot_have_is_refused_by_the_config(model, message):
+    assert message in refuse({"data": {"source": "x"}, "model": model})
 
 
 @pytest.mark.parametrize(
@@ -147,87 +155,88 @@ def test_a_prior_that_the_model_cannot_have_is_refused(model, message):
     [
         ({"featurize": {"properties": ["logP"]}}, "featurize.properties.0: Input should be 'mw', 'logp', 'qed'"),
         ({"featurize": {"properties": ["logp", "logp"]}}, "featurize.properties: each property once"),
-        ({"sample": {"wanted": {"logp": "high"}}}, "sample.wanted.logp: 'high' is text, not a number."),
-        ({"sample": {"wanted": {"logp": 3}}}, "sample.wanted: logp must be named in featurize.properties, too."),
-        ({**PRIORLESS, "model": {"prior": "flow"}}, "sample.wanted: needs a VAE (model.variational) whose samples"),
-        ({**PRIORLESS, "model": {"variational": False}}, "sample.wanted: needs a VAE"),
-        ({**PRIORLESS, "prior": {"kind": "mixture"}}, "sample.wanted: needs a VAE"),
+        ({"sample": {"target_properties": {"logp": "high"}}}, "sample.target_properties.logp: 'high' is text, not a"),
+        ({"sample": {"target_properties": {"logp": 3}}}, "sample.target_properties: logp must be named in featurize."),
+        (
+            {**CONDITIONAL, "model": {"prior": "flow"}},
+            "sample.target_properties: needs a VAE (model.variational) whose",
+        ),
+        ({**CONDITIONAL, "model": {"variational": False}}, "sample.target_properties: needs a VAE"),
+        ({**CONDITIONAL, "prior": {"kind": "mixture"}}, "sample.target_properties: needs a VAE"),
     ],
 )
-def test_values_that_cannot_be_wanted_are_refused_in_one_line(content, message):
-    for where, whole in (("", content), ("experiments.a.", {"experiments": {"a": content}})):
-        found = refused({"data": {"source": "x"}, **whole})
-        assert found.startswith(where + message) and found.count("\n") == 0 and len(found) < 200
+def test_target_properties_that_cannot_be_asked_for_are_refused_in_one_line(content, message):
+    for prefix, whole in (("", content), ("experiments.a.", {"experiments": {"a": content}})):
+        error = refuse({"data": {"source": "x"}, **whole})
+        assert error.startswith(prefix + message) and error.count("\n") == 0 and len(error) < 200
 
 
-def test_the_properties_are_the_numbers_among_the_descriptors():
-    described = describe(read("CCO"))
-    numbers = [name for name in DESCRIPTORS if type(described[name]) in (int, float)]
-    assert list(get_args(Property)) == numbers
+def test_the_properties_of_the_config_are_the_numbers_among_the_descriptors():
+    descriptors = compute_descriptors(parse_smiles("CCO"))
+    numbers = [name for name in DESCRIPTORS if type(descriptors[name]) in (int, float)]
+    assert list(get_args(PropertyName)) == numbers
 
 
-def test_an_experiment_is_the_common_settings_with_its_own_laid_over_them():
+def test_an_experiment_has_the_common_settings_with_its_overrides_laid_over_them():
     content = {
-        "data": {"source": "x.smi"}, "train": {"epochs": 5, "seed": 7},
+        "data": {"source": "x.smi"},
+        "train": {"epochs": 5, "seed": 7},
         "experiments": {"small": {}, "wide": {"train": {"epochs": 9}, "data": {"source": "y.smi"}}},
         "tracking": {"register": "name"},
-    }  # fmt: skip
-    experiments, tracking = read_config(content)
+    }
+    experiments, tracking = parse_config(content)
     assert list(experiments) == ["small", "wide"]
     assert [(e.train.epochs, e.train.seed, e.data.source) for e in experiments.values()] == [
         (5, 7, "x.smi"),
         (9, 7, "y.smi"),
     ]
     assert tracking.register_as == "name"
-    assert read_config({"data": {"source": "x.smi"}})[0].keys() == {"example"}
+    assert parse_config({"data": {"source": "x.smi"}})[0].keys() == {"example"}
 
 
-def test_merging_changes_neither_side():
-    common, own = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}, {"a": {"c": {"f": 4}}, "e": {"g": 5}}
-    before = json.dumps([common, own])
-    merged = merge(common, own)
+def test_merging_settings_changes_neither_the_common_ones_nor_the_overrides():
+    common, overrides = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}, {"a": {"c": {"f": 4}}, "e": {"g": 5}}
+    before = json.dumps([common, overrides])
+    merged = merge_settings(common, overrides)
     assert merged == {"a": {"b": 1, "c": {"d": 2, "f": 4}}, "e": {"g": 5}}
     merged["a"]["c"]["d"] = 99
-    assert json.dumps([common, own]) == before
+    assert json.dumps([common, overrides]) == before
 
 
-def test_a_section_is_given_to_a_stage_as_plain_values_that_make_it_again():
-    settings = read_config(shipped())[0]["example"]
-    for name in ("data", "start", "featurize", "model", "train", "prior", "sample", "validate"):
-        values = json.loads(json.dumps(settings.section(name)))
-        field = "validate_" if name == "validate" else name
-        assert parse(type(getattr(settings, field)), values) == getattr(settings, field)
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_given_to_a_stage_as_plain_values_is_parsed_to_the_same_section(name):
+    settings = parse_config(read_shipped())[0]["example"]
+    values = json.loads(json.dumps(settings.dump_section(name)))
+    section = getattr(settings, "validate_" if name == "validate" else name)
+    assert parse_settings(type(section), values) == section
 
 
-def test_settings_cannot_be_changed_once_made():
+def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         TrainSettings().epochs = 3
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "moses.yaml", "moses-latent.yaml", "latent.yaml"])
-def test_a_shipped_config_is_right_by_the_classes_and_by_the_schema(name):
-    read_config(shipped(name))
-    read_config(merge(shipped(), shipped(name)))  # as an overlay, which is how the second is used
-    jsonschema.validate(shipped(name), json_schema(), jsonschema.Draft202012Validator)
+def test_a_shipped_config_is_accepted_by_the_settings_classes_and_by_the_schema(name):
+    parse_config(read_shipped(name))
+    parse_config(merge_settings(read_shipped(), read_shipped(name)))  # as an overlay, as the second is used
+    jsonschema.validate(read_shipped(name), build_json_schema(), jsonschema.Draft202012Validator)
 
 
-def test_the_default_config_states_every_key_and_the_default_of_each_but_for_what_is_deliberate():
-    content, stated = shipped(), {}
+def test_the_default_config_file_has_every_key_with_its_default_but_for_deliberate_exceptions():
+    defaults, values = {}, {}
     for name, field in Config.model_fields.items():
         if name != "experiments":
             for key, inner in field.annotation.model_fields.items():
-                stated[f"{field.alias or name}.{inner.alias or key}"] = inner.get_default()
-    found = {
-        f"{section}.{key}": value
-        for section, block in content.items()
-        if section != "experiments"
-        for key, value in block.items()
-    }
-    assert found.keys() == stated.keys()
-    assert {key for key in found if found[key] != stated[key]} <= DELIBERATE
+                defaults[f"{field.alias or name}.{inner.alias or key}"] = inner.get_default()
+    for section, block in read_shipped().items():
+        if section != "experiments":
+            values |= {f"{section}.{key}": value for key, value in block.items()}
+    assert values.keys() == defaults.keys()
+    assert {key for key in values if values[key] != defaults[key]} <= DELIBERATE
 
 
-def test_every_key_of_the_default_config_has_a_comment():
+def test_every_key_of_the_default_config_file_has_a_comment():
     for line in (ROOT / "config" / "config.yaml").read_text().splitlines():
         key = line.strip().split(":")[0]
         if line.startswith("  ") and key in {
@@ -239,12 +248,12 @@ def test_every_key_of_the_default_config_has_a_comment():
             assert "#" in line or key in {"epochs", "seed"}, f"config/config.yaml: {line}"
 
 
-def test_the_schema_in_the_repository_is_that_of_the_classes():
+def test_the_config_schema_file_is_that_of_the_settings_classes():
     printed = subprocess.run([sys.executable, "-m", "molvae.config"], capture_output=True, text=True, check=True).stdout
     assert SCHEMA.read_text() == printed, "config.schema.yaml is not what molvae/config.py says: run `make schema`"
 
 
-def test_the_schema_is_one_and_says_the_defaults_of_the_classes():
+def test_the_config_schema_is_valid_and_states_the_defaults_of_the_settings_classes():
     schema = yaml.safe_load(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     for definition in schema["$defs"].values():
@@ -254,21 +263,25 @@ def test_the_schema_is_one_and_says_the_defaults_of_the_classes():
 
 
 @pytest.mark.parametrize(
-    "at",
-    [(), *((name,) for name in ("data", "start", "featurize", "model", "train", "prior", "sample", "validate")),
-     ("tracking",), ("experiments", "a"), ("experiments", "a", "train"), ("experiments", "a", "data")],
-)  # fmt: skip
-def test_the_schema_and_the_classes_refuse_unknown_keys_at_every_level(at):
+    "path",
+    [
+        (),
+        *((name,) for name in SECTIONS),
+        ("tracking",),
+        *(("experiments", "a", *part) for part in ((), ("train",), ("data",))),
+    ],
+)
+def test_the_config_schema_and_the_settings_classes_refuse_unknown_keys_at_every_level(path):
     content: dict = {"data": {"source": "x"}, "experiments": {"a": {}}}
-    jsonschema.validate(content, json_schema())
-    read_config(content)
+    jsonschema.validate(content, build_json_schema())
+    parse_config(content)
     place = content
-    for key in at:
+    for key in path:
         place = place.setdefault(key, {})
     place["nonsense"] = 1
     with pytest.raises(jsonschema.ValidationError, match="nonsense"):
-        jsonschema.validate(content, json_schema())
-    assert ".".join([*at, "nonsense"]) + ": there is no such setting." in refused(content)
+        jsonschema.validate(content, build_json_schema())
+    assert ".".join([*path, "nonsense"]) + ": there is no such setting." in refuse(content)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +293,7 @@ def test_the_schema_and_the_classes_refuse_unknown_keys_at_every_level(at):
         ("experiments", "a b", {}),
     ],
 )
-def test_the_schema_refuses_values_out_of_range(section, key, value):
+def test_the_config_schema_refuses_values_out_of_range(section, key, value):
     content = {"data": {"source": "x"}, section: {key: value}}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(content, json_schema())
+        jsonschema.validate(content, build_json_schema())

@@ -1,4 +1,4 @@
-"""Runs that the tests share. Tests of one session see one state of the checkout, whoever edits it meanwhile."""
+"""Runs that the tests share. All tests of a session see one state of the checkout, even if it is edited."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workspace import Place, copy_of_checkout, write_molecules
+from workspace import Workspace, copy_checkout, copy_molecules
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout that nobody changes."""
-    return copy_of_checkout(tmp_path_factory.mktemp("checkout"))
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Place:
-    """A finished run of the default experiment `example`. Tests read it, and leave it as it is."""
-    place = Place(tmp_path_factory.mktemp("finished"), checkout)
-    write_molecules(place.folder / "molecules.csv")
-    (place.folder / "output.txt").write_text(place.snakemake("--set-threads", "train=1"))
-    return place
+def finished_run(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Workspace:
+    """A finished run of the test experiment. Tests read it and do not change it."""
+    workspace = Workspace(tmp_path_factory.mktemp("finished"), checkout)
+    copy_molecules(workspace.folder)
+    (workspace.folder / "output.txt").write_text(workspace.run_snakemake("--set-threads", "train=1"))
+    return workspace
 
 
 @pytest.fixture
-def copy(finished: Place, tmp_path: Path) -> Place:
-    """A copy of the finished run, to do something to."""
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    return Place(tmp_path / "copy", finished.checkout)
+def run_copy(finished_run: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the finished run, which a test may change."""
+    shutil.copytree(finished_run.folder, tmp_path / "copy")
+    return Workspace(tmp_path / "copy", finished_run.checkout)
 
 
 @pytest.fixture
-def empty(checkout: Path, tmp_path: Path) -> Place:
+def new_workspace(checkout: Path, tmp_path: Path) -> Workspace:
     """A working directory with nothing but the molecules."""
-    write_molecules(tmp_path / "molecules.csv")
-    return Place(tmp_path, checkout)
+    copy_molecules(tmp_path)
+    return Workspace(tmp_path, checkout)

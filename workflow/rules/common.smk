@@ -1,5 +1,5 @@
-# Functions and settings that the rules share. Standard library, snakemake, and modules of the package that together
-# import in a fifth of a second: every job reads this file again.
+# Functions and settings that the rules share. This file imports the standard library, snakemake, and modules of the
+# package that together load in a fifth of a second, because every job reads it again.
 
 import json
 import os
@@ -10,139 +10,146 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# of the checkout; in a `module`, `workflow.basedir` is the folder of the importing workflow
+# Root of the checkout. In a `module`, `workflow.basedir` is the folder of the importing workflow.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from molvae.model_io.card import CARD, WEIGHTS
-from molvae.config import read_config
+from molvae.config import parse_config
 from molvae.errors import ConfigError
-from molvae.runtime.files import fingerprint, sampled_digest, sha256
-from molvae.runtime.provenance import code_digest
-from molvae.model_io.pretrained import PREFIX, folder_of
+from molvae.model_io.card import CARD_FILE, WEIGHTS_FILE
+from molvae.model_io.pretrained import PREFIX, resolve_model_folder
+from molvae.runtime.files import compute_json_hash, compute_sampled_digest, compute_sha256
+from molvae.runtime.provenance import compute_code_digest
 
 try:
-    EXPERIMENTS, TRACKING = read_config(config)
+    EXPERIMENTS, TRACKING = parse_config(config)
 except ConfigError as err:
-    raise WorkflowError(f"The config is not right, nothing was started.\n{err}")
+    raise WorkflowError(f"The config is not valid, nothing was started.\n{err}")
 
 
-def dataset_id(settings):
-    """Name of a data set's file: what it is, and a digest of all that decides what is in it."""
+def name_dataset(settings):
+    """Name the file of a data set: stem of the source, and a digest of all settings that decide its content."""
     stem = re.sub(r"\W+", "_", Path(settings.source).name.split(".")[0]) or "data"
-    return f"{stem}-{fingerprint(settings.model_dump())[:8]}"
+    return f"{stem}-{compute_json_hash(settings.model_dump())[:8]}"
 
 
-DATASETS = {dataset_id(settings.data): settings.data for settings in EXPERIMENTS.values()}
+DATASETS = {name_dataset(settings.data): settings.data for settings in EXPERIMENTS.values()}
 
 
-def dataset_of(wildcards, suffix=".parquet"):
-    """The data set file of an experiment."""
-    return f"results/datasets/{dataset_id(EXPERIMENTS[wildcards.experiment].data)}{suffix}"
+def get_dataset_file(wildcards, suffix=".parquet"):
+    """Get the data set file of an experiment."""
+    return f"results/datasets/{name_dataset(EXPERIMENTS[wildcards.experiment].data)}{suffix}"
 
 
-def reference_id(settings):
-    """Name of the file of what samples are held against; None where that is a split of the data."""
+def name_reference(settings):
+    """Name the file of the molecules that samples are compared with; None where they are a split of the data."""
     source = settings.validate_.reference
     if settings.validate_.reference_is_split:
         return None
     stem = re.sub(r"\W+", "_", Path(source).name.split(".")[0])
-    return f"reference-{stem}-{fingerprint(source)[:8]}"
+    return f"reference-{stem}-{compute_json_hash(source)[:8]}"
 
 
 REFERENCES = {
-    reference_id(settings): settings.validate_.reference for settings in EXPERIMENTS.values() if reference_id(settings)
+    name_reference(settings): settings.validate_.reference
+    for settings in EXPERIMENTS.values()
+    if name_reference(settings)
 }
 
 
-def references_of(wildcards):
-    """The file of references of an experiment, in a list; none for a split."""
-    name = reference_id(EXPERIMENTS[wildcards.experiment])
+def list_reference_files(wildcards):
+    """List the reference file of an experiment; empty where the reference is a split of the data."""
+    name = name_reference(EXPERIMENTS[wildcards.experiment])
     return [f"results/datasets/{name}.safetensors"] if name else []
 
 
-def generators():
-    """Name of the first -> experiments that differ only in their seeds: runs of one generator."""
-    found = {}
+def group_experiments():
+    """Group experiments that differ only in their seeds: name of the first -> names of all, runs of one generator."""
+    groups = {}
     for name, settings in EXPERIMENTS.items():
-        same = [first for first in found if EXPERIMENTS[first].apart_from_seeds() == settings.apart_from_seeds()]
-        found.setdefault(same[0] if same else name, []).append(name)
-    return found
+        content = settings.dump_without_seeds()
+        same = [first for first in groups if EXPERIMENTS[first].dump_without_seeds() == content]
+        groups.setdefault(same[0] if same else name, []).append(name)
+    return groups
 
 
-GENERATORS = generators()
+GENERATORS = group_experiments()
 
 
-def source_path(settings):
-    """A local source, found from the working directory or else beside the Snakefile; None for 'moses' and URLs."""
+def find_source(settings):
+    """Find a local source, in the working directory or else beside the Snakefile; None for 'moses' and URLs."""
     if settings.source == "moses" or settings.source.startswith(("http://", "https://")):
         return None
     beside = ROOT / settings.source
     return str(beside) if beside.exists() and not Path(settings.source).exists() else settings.source
 
 
-def content_of(path):
-    """What a file of the user's holds, which its time does not say: an older file may have taken its place."""
-    return sampled_digest(path) if path and Path(path).is_file() else None
+def compute_content_digest(path):
+    """Compute the digest of a user's file. Its time does not tell: an older file may have taken its place."""
+    return compute_sampled_digest(path) if path and Path(path).is_file() else None
 
 
-def settings_of(*sections):
-    """A params function: these sections of an experiment's settings as JSON, for `molvae STAGE --settings`."""
+def dump_settings(*sections):
+    """Make a params function: these sections of an experiment's settings as JSON, for `molvae STAGE --settings`."""
 
-    def as_json(wildcards):
+    def dump(wildcards):
         settings = EXPERIMENTS[wildcards.experiment]
-        return json.dumps({name: settings.section(name) for name in sections}, sort_keys=True)
+        return json.dumps({name: settings.dump_section(name) for name in sections}, sort_keys=True)
 
-    return as_json
+    return dump
 
 
-def start_files(*names):
-    """An input function: these files of the model that an experiment starts from; none without one in a folder."""
+def list_finetune_files(*names):
+    """Make an input function: these files of the model folder to fine-tune; empty if there is no such folder."""
 
-    def files(wildcards):
-        model = EXPERIMENTS[wildcards.experiment].start.model
+    def list_files(wildcards):
+        model = EXPERIMENTS[wildcards.experiment].finetune.model
         return [] if model is None or model.startswith(PREFIX) else [str(Path(model, name)) for name in names]
 
-    return files
+    return list_files
 
 
-def start_digest(wildcards):
-    """Digest of the model of the package that an experiment starts from; None if it starts from none."""
-    model = EXPERIMENTS[wildcards.experiment].start.model
+def compute_finetune_digest(wildcards):
+    """Compute the digest of the model of the package that an experiment fine-tunes; None if it uses none."""
+    model = EXPERIMENTS[wildcards.experiment].finetune.model
     if model is None or not model.startswith(PREFIX):
         return None
-    return fingerprint([sha256(folder_of(model) / name) for name in (CARD, WEIGHTS)])
+    folder = resolve_model_folder(model)
+    return compute_json_hash([compute_sha256(folder / name) for name in (CARD_FILE, WEIGHTS_FILE)])
 
 
-def memory(mb):
-    """Memory of a job whose need grows with the data: one that died, perhaps of it, is granted as much again, twice."""
+def scale_memory(mb):
+    """Make a resource function: `mb` at the first attempt, twice and three times as much at the next ones.
+
+    For jobs whose need grows with the data: one that died may have run out of memory.
+    """
     return lambda wildcards, attempt: mb * min(attempt, 3)
 
 
-def farewell():
-    """Where the results are, for the last line of a run."""
+def describe_results():
+    """Describe where the results are, for the last lines of a run."""
     reports = " ".join(f"results/{name}/report.html" for name in EXPERIMENTS)
     lines = [f"\nReport: {reports}"]
     if TRACKING.enabled:
-        from molvae.tracking import ui_command
+        from molvae.tracking import make_ui_command
 
-        lines.append(f"MLflow: {ui_command(TRACKING_URI)}")
+        lines.append(f"MLflow: {make_ui_command(TRACKING_URI)}")
     return "\n".join(lines)
 
 
-def welcome():
-    """A warning, if MLflow's database lies where it may be damaged."""
+def warn_of_network_disk():
+    """Log a warning if MLflow's database is on a disk where it may be damaged."""
     if TRACKING.enabled:
-        from molvae.tracking import network_of
+        from molvae.tracking import find_network_file_system
 
-        if kind := network_of(TRACKING_URI):
+        if kind := find_network_file_system(TRACKING_URI):
             logger.warning(
                 f"MLflow's SQLite database {TRACKING_URI} is on a network file system ({kind}), where it may break when "
-                "jobs write at once. Set tracking.uri to a server, or to a file on a local disk: config/README.md."
+                "jobs write at once. Set tracking.uri to a server, or to a file on a local disk: docs/cluster.md."
             )
 
 
-# Machine settings reach the jobs through the environment: a change of them re-runs nothing.
+# Settings of the machine reach the jobs through the environment, so that a change of them re-runs nothing.
 TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING.uri or str(Path("results", "mlflow.db").absolute())
 os.environ.update(MOLVAE_TRACKING=json.dumps({**TRACKING.model_dump(by_alias=True), "uri": TRACKING_URI}))
 
@@ -150,11 +157,11 @@ os.environ.update(MOLVAE_TRACKING=json.dumps({**TRACKING.model_dump(by_alias=Tru
 if workflow.remote_exec:
     os.environ.update(MOLVAE_SCHEDULED="1")
 
-# `molvae` is the one beside the Python that runs Snakemake, whether or not its environment is activated; in a conda
-# environment that Snakemake made for the job it is the one in there. It runs the package beside the Snakefile, whose
-# digest the params hold, not a copy that was installed before the checkout changed. A scheduler sends SIGTERM to all
-# processes of a job: only `molvae`, which has a handler, may heed it; were shell and `tee` to end, it could not finish
-# saving.
+# Which `molvae` runs: the one beside the Python that runs Snakemake, whether or not its environment is activated; in a
+# conda environment that Snakemake made for the job, the one in there. Which package it imports: the one beside the
+# Snakefile, whose digest is in the params, and not a copy that was installed before the checkout changed.
+# A scheduler sends SIGTERM to all processes of a job. Shell and `tee` ignore it: if they ended, `molvae`, which handles
+# it, could not finish saving.
 shell.prefix(
     'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "

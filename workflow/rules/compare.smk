@@ -1,7 +1,7 @@
 rule compare:
     input:
         metrics=expand("results/{experiment}/validation/metrics.json", experiment=list(EXPERIMENTS)),
-        cards=expand("results/{experiment}/latent/card.json", experiment=list(EXPERIMENTS)),
+        diagnostics=expand("results/{experiment}/latent/diagnostics.json", experiment=list(EXPERIMENTS)),
     output:
         "results/comparison/comparison.json",
         page=report(
@@ -23,7 +23,7 @@ rule compare:
             f"{name}={','.join(f'results/{run}/validation/metrics.json' for run in runs)}"
             for name, runs in GENERATORS.items()
         ],
-        code=code_digest("stages.compare"),
+        code=compute_code_digest("stages.compare"),
         out=subpath(output.page, parent=True),
     message:
         "compare experiments"

@@ -1,14 +1,14 @@
 rule fetch:
     input:
-        lambda wildcards: source_path(DATASETS[wildcards.dataset]) or [],
+        lambda wildcards: find_source(DATASETS[wildcards.dataset]) or [],
     output:
         rows="results/datasets/{dataset}.parquet",
-        books="results/datasets/{dataset}.json",
+        counts="results/datasets/{dataset}.json",
     log:
         "logs/datasets/{dataset}.log",
     benchmark:
         "results/datasets/{dataset}.jsonl"
-    retries: 2 if any(source_path(settings) is None for settings in DATASETS.values()) else 0
+    retries: 2 if any(find_source(settings) is None for settings in DATASETS.values()) else 0
     conda:
         "../envs/molvae.yaml"
     resources:
@@ -16,10 +16,10 @@ rule fetch:
         runtime=60,
     params:
         settings=lambda wildcards: json.dumps({"data": DATASETS[wildcards.dataset].model_dump()}, sort_keys=True),
-        # the input may be a copy of what a storage provider has
+        # with a storage provider the input is a local copy of the source
         source=lambda wildcards, input: input[0] if input else DATASETS[wildcards.dataset].source,
-        content=lambda wildcards: content_of(source_path(DATASETS[wildcards.dataset])),
-        code=code_digest("stages.fetch"),
+        content=lambda wildcards: compute_content_digest(find_source(DATASETS[wildcards.dataset])),
+        code=compute_code_digest("stages.fetch"),
     message:
         "fetch {params.source}"
     shell:

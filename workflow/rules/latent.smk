@@ -5,7 +5,7 @@ rule latent:
         prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
         molecules="results/{experiment}/tokens/molecules.parquet",
     output:
-        multiext("results/{experiment}/latent/", "card.json", "maps.parquet"),
+        multiext("results/{experiment}/latent/", "diagnostics.json", "projections.parquet"),
     log:
         "logs/{experiment}/latent.log",
     benchmark:
@@ -14,11 +14,11 @@ rule latent:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=memory(4000),
+        mem_mb=scale_memory(4000),
         runtime=60,
     params:
-        settings=settings_of("latent"),
-        code=code_digest("stages.latent"),
+        settings=dump_settings("latent"),
+        code=compute_code_digest("stages.latent"),
         model=subpath(input.weights, parent=True),
         out=subpath(output[0], parent=True),
     message:

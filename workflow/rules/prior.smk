@@ -15,11 +15,11 @@ rule prior:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=memory(4000),
+        mem_mb=scale_memory(4000),
         runtime=60,
     params:
-        settings=settings_of("prior"),
-        code=code_digest("stages.prior"),
+        settings=dump_settings("prior"),
+        code=compute_code_digest("stages.prior"),
         model=subpath(input.weights, parent=True),
         tokens=subpath(input.tokens, parent=True),
     message:

@@ -12,12 +12,12 @@ rule reference:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=memory(4000),
+        mem_mb=scale_memory(4000),
         runtime=120,
     params:
         source=lambda wildcards: REFERENCES[wildcards.reference],
-        content=lambda wildcards: content_of(REFERENCES[wildcards.reference]),
-        code=code_digest("stages.reference"),
+        content=lambda wildcards: compute_content_digest(REFERENCES[wildcards.reference]),
+        code=compute_code_digest("stages.reference"),
     message:
         "reference {params.source}"
     shell:

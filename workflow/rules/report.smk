@@ -1,19 +1,19 @@
 rule report:
     input:
-        dataset=lambda wildcards: dataset_of(wildcards, ".json"),
-        books="results/{experiment}/tokens/books.json",
+        dataset=lambda wildcards: get_dataset_file(wildcards, ".json"),
+        counts="results/{experiment}/tokens/counts.json",
         rejected="results/{experiment}/tokens/rejected.parquet",
         card="results/{experiment}/model/model.json",
         history="results/{experiment}/model/history.csv",
         dimensions="results/{experiment}/model/dimensions.csv",
         prior="results/{experiment}/model/prior.json",
-        training="results/{experiment}/model/books.json",
-        latent=multiext("results/{experiment}/latent/", "card.json", "maps.parquet"),
-        samples="results/{experiment}/samples/books.json",
+        training="results/{experiment}/model/counts.json",
+        latent=multiext("results/{experiment}/latent/", "diagnostics.json", "projections.parquet"),
+        samples="results/{experiment}/samples/counts.json",
         metrics="results/{experiment}/validation/metrics.json",
         molecules="results/{experiment}/validation/molecules.parquet",
         reference="results/{experiment}/validation/reference.parquet",
-        validation="results/{experiment}/validation/books.json",
+        validation="results/{experiment}/validation/counts.json",
     output:
         report(
             "results/{experiment}/report.html",
@@ -31,7 +31,7 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        code=code_digest("stages.report"),
+        code=compute_code_digest("stages.report"),
         experiment=subpath(input.card, ancestor=2),
     message:
         "{wildcards.experiment}: report"

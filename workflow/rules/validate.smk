@@ -1,42 +1,42 @@
-rule validate_block:
+rule validate_shard:
     input:
         samples="results/{experiment}/samples/samples.parquet",
     output:
-        temp("results/{experiment}/validation/blocks/{scatteritem}.parquet"),
+        temp("results/{experiment}/validation/shards/{scatteritem}.parquet"),
     log:
-        "logs/{experiment}/validate_block.{scatteritem}.log",
+        "logs/{experiment}/validate_shard.{scatteritem}.log",
     benchmark:
-        "results/{experiment}/benchmarks/validate_block.{scatteritem}.jsonl"
+        "results/{experiment}/benchmarks/validate_shard.{scatteritem}.jsonl"
     conda:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=memory(4000),
+        mem_mb=scale_memory(4000),
         runtime=120,
     params:
-        code=code_digest("stages.validate"),
+        code=compute_code_digest("stages.validate"),
     message:
-        "{wildcards.experiment}: validate, share {wildcards.scatteritem}"
+        "{wildcards.experiment}: validate, shard {wildcards.scatteritem}"
     shell:
-        "molvae validate {input.samples:q} --out {output:q} --share {wildcards.scatteritem} --threads {threads}"
+        "molvae validate {input.samples:q} --out {output:q} --shard {wildcards.scatteritem} --threads {threads}"
         " 2>&1 | tee -i {log:q}"
 
 
 rule validate:
     input:
-        blocks=gather.samples("results/{{experiment}}/validation/blocks/{scatteritem}.parquet"),
+        shards=gather.samples("results/{{experiment}}/validation/shards/{scatteritem}.parquet"),
         tokens="results/{experiment}/tokens/tokens.safetensors",
         vocabulary="results/{experiment}/tokens/vocabulary.json",
         molecules="results/{experiment}/tokens/molecules.parquet",
         model="results/{experiment}/model/model.safetensors",
         card="results/{experiment}/model/model.json",
         prior=multiext("results/{experiment}/model/prior", ".safetensors", ".json"),
-        references=references_of,
+        references=list_reference_files,
     output:
         metrics="results/{experiment}/validation/metrics.json",
         molecules="results/{experiment}/validation/molecules.parquet",
         reference="results/{experiment}/validation/reference.parquet",
-        books="results/{experiment}/validation/books.json",
+        counts="results/{experiment}/validation/counts.json",
     log:
         "logs/{experiment}/validate.log",
     benchmark:
@@ -45,11 +45,11 @@ rule validate:
         "../envs/molvae.yaml"
     threads: 8
     resources:
-        mem_mb=memory(8000),
+        mem_mb=scale_memory(8000),
         runtime=240,
     params:
-        settings=settings_of("validate", "sample"),
-        code=code_digest("stages.validate"),
+        settings=dump_settings("validate", "sample"),
+        code=compute_code_digest("stages.validate"),
         tokens=subpath(input.tokens, parent=True),
         model=subpath(input.model, parent=True),
         out=subpath(output.metrics, parent=True),
@@ -59,5 +59,5 @@ rule validate:
     message:
         "{wildcards.experiment}: validate"
     shell:
-        "molvae validate {input.blocks:q} --gather --out {params.out:q} --tokens {params.tokens:q} --model {params.model:q}"
+        "molvae validate {input.shards:q} --merge --out {params.out:q} --tokens {params.tokens:q} --model {params.model:q}"
         " {params.references} --threads {threads} --settings {params.settings:q} 2>&1 | tee -i {log:q}"

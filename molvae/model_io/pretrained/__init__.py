@@ -7,16 +7,16 @@ from pathlib import Path
 from molvae.errors import ModelFileError
 
 PREFIX = "pretrained:"
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
 
-def names() -> list[str]:
-    """The models that there are."""
-    return sorted(path.parent.name for path in _HERE.glob("*/model.json"))
+def list_pretrained() -> list[str]:
+    """List the names of the models that come with the package."""
+    return sorted(path.parent.name for path in _FOLDER.glob("*/model.json"))
 
 
-def folder_of(model: str | Path) -> Path:
-    """The folder of a model: that of pretrained:NAME, or the folder that it is itself.
+def resolve_model_folder(model: str | Path) -> Path:
+    """Find the folder of a model: that of pretrained:NAME, or the folder that it is itself.
 
     Raises:
         ModelFileError: there is no such pretrained model.
@@ -24,6 +24,6 @@ def folder_of(model: str | Path) -> Path:
     if not str(model).startswith(PREFIX):
         return Path(model)
     name = str(model).removeprefix(PREFIX)
-    if name not in names():
-        raise ModelFileError(f"{model}: no pretrained model of that name; there are {', '.join(names())}.")
-    return _HERE / name
+    if name not in list_pretrained():
+        raise ModelFileError(f"{model}: no pretrained model of that name; there are {', '.join(list_pretrained())}.")
+    return _FOLDER / name

@@ -1,4 +1,4 @@
-"""Structural alerts are those that a plain search finds, and oddities those that a chemist would name."""
+"""Structural alerts are those that a plain search finds, structural flags those that a chemist would name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import QED
 
 from molvae.chemistry import alerts
-from molvae.chemistry.alerts import Composition, Screen, alerts_of, is_plain
-from molvae.chemistry.descriptors import _qed_alerts, describe
-from molvae.chemistry.selfies_codec import caps_for, decode
-from molvae.chemistry.structural_flags import PATTERNS, _screen, oddities
+from molvae.chemistry.alerts import Composition, SubstructureScreen, find_alerts, passes_basic_filters
+from molvae.chemistry.descriptors import _load_qed_alerts, compute_descriptors
+from molvae.chemistry.selfies_codec import build_constraints, decode_selfies
+from molvae.chemistry.structural_flags import PATTERNS, _load_screen, find_structural_flags
 
-ODD = (
+UNUSUAL_SMILES = (
     "C", "[H][H]", "[H]", "[2H]OC", "[H]C([H])([H])Br", "[H]N([H])c1ccccc1", "[13CH3]C(=O)[18OH]", "[CH2]C", "[CH]=C",
     "C[O]", "[O][O]", "C[N]C", "C[S]", "[C]", "[C-]#[O+]", "[N-]=[N+]=C", "CN=[N+]=[N-]", "C[N+](=O)[O-]", "C[NH3+]",
     "CC(=O)[O-].[Na+]", "[NH4+].[Cl-]", "C[S+](C)C", "c1cc[nH+]cc1", "C[N+](C)(C)CC(=O)[O-]", "C=C=C", "C=C=C=C",
@@ -37,38 +37,39 @@ SYMBOLS = (
 )  # fmt: skip
 
 
-def plain_search(patterns: Iterable[Chem.Mol], mol: Chem.Mol) -> list[int]:
+def search_plainly(patterns: Iterable[Chem.Mol], mol: Chem.Mol) -> list[int]:
+    """Try every pattern on a molecule, without a screen."""
     return [number for number, pattern in enumerate(patterns) if mol.HasSubstructMatch(pattern)]
 
 
-def assert_screened_alike(mol: Chem.Mol) -> list[int]:
-    """The filters that match, after a comparison of all screens with a plain search."""
-    composition, with_hydrogens = Composition.of(mol), Chem.AddHs(mol)
-    for screen in (_qed_alerts(), _screen()):
-        assert list(screen.matches(mol, composition)) == plain_search(screen.patterns, mol)
-    _, filters = alerts._filters()
-    found = list(filters.matches(with_hydrogens, composition))
-    assert found == plain_search(filters.patterns, with_hydrogens)
-    return found
+def assert_screens_equal_plain_search(mol: Chem.Mol) -> list[int]:
+    """Compare all screens with a plain search, and return the alerts that match."""
+    composition, with_hydrogens = Composition.from_mol(mol), Chem.AddHs(mol)
+    for screen in (_load_qed_alerts(), _load_screen()):
+        assert list(screen.find_matches(mol, composition)) == search_plainly(screen.patterns, mol)
+    _, screen = alerts._load_alerts()
+    matches = list(screen.find_matches(with_hydrogens, composition))
+    assert matches == search_plainly(screen.patterns, with_hydrogens)
+    return matches
 
 
-def examples(patterns: Iterable[Chem.Mol]) -> Iterator[Chem.Mol]:
-    """The molecules that patterns stand for where what they leave open is a carbon or a single bond."""
+def iter_example_molecules(patterns: Iterable[Chem.Mol]) -> Iterator[Chem.Mol]:
+    """Build the molecules that patterns stand for where what they leave open is a carbon or a single bond."""
     for pattern in patterns:
         mol = Chem.RWMol()
-        for atom in pattern.GetAtoms():
-            own = Chem.Atom(atom.GetAtomicNum() or 6)
-            own.SetFormalCharge(atom.GetFormalCharge())
-            mol.AddAtom(own)
+        for pattern_atom in pattern.GetAtoms():
+            atom = Chem.Atom(pattern_atom.GetAtomicNum() or 6)
+            atom.SetFormalCharge(pattern_atom.GetFormalCharge())
+            mol.AddAtom(atom)
         for bond in pattern.GetBonds():
-            kind = bond.GetBondType()
+            bond_type = bond.GetBondType()
             ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-            mol.AddBond(*ends, Chem.BondType.SINGLE if kind == Chem.BondType.UNSPECIFIED else kind)
-            if kind == Chem.BondType.AROMATIC:
+            mol.AddBond(*ends, Chem.BondType.SINGLE if bond_type == Chem.BondType.UNSPECIFIED else bond_type)
+            if bond_type == Chem.BondType.AROMATIC:
                 for end in ends:
                     mol.GetAtomWithIdx(end).SetIsAromatic(True)
-        if (read := Chem.MolFromSmiles(Chem.MolToSmiles(mol))) is not None:
-            yield read
+        if (parsed := Chem.MolFromSmiles(Chem.MolToSmiles(mol))) is not None:
+            yield parsed
 
 
 @pytest.fixture(autouse=True)
@@ -77,85 +78,83 @@ def silence():
         yield
 
 
-def test_the_filters_are_those_of_moses():
-    names, filters = alerts._filters()
-    assert len(names) == len(filters.patterns) == 502
+def test_alert_table_has_the_mcf_and_pains_filters_of_moses():
+    names, screen = alerts._load_alerts()
+    assert len(names) == len(screen.patterns) == 502
     assert sum(name.startswith("MCF") for name in names) == 22 and names[0].startswith("MCF")
     assert all(name.startswith(("MCF", "PAINS ")) for name in names)
-    assert all(pattern is not None for pattern in filters.patterns)
-    assert _qed_alerts().patterns is QED.StructuralAlerts and len(_screen().patterns) == len(PATTERNS)
+    assert all(pattern is not None for pattern in screen.patterns)
+    assert _load_qed_alerts().patterns is QED.StructuralAlerts and len(_load_screen().patterns) == len(PATTERNS)
 
 
-def test_each_screen_finds_what_a_plain_search_finds_in_real_molecules(smiles):
-    for one in smiles:
-        assert_screened_alike(Chem.MolFromSmiles(one))
+def test_substructure_screens_equal_a_plain_search_on_real_molecules(smiles):
+    for text in smiles:
+        assert_screens_equal_plain_search(Chem.MolFromSmiles(text))
 
 
-@pytest.mark.parametrize("smiles", ODD)
-def test_each_screen_finds_what_a_plain_search_finds_in_odd_molecules(smiles):
+@pytest.mark.parametrize("smiles", UNUSUAL_SMILES)
+def test_substructure_screens_equal_a_plain_search_on_unusual_molecules(smiles):
     mol = Chem.MolFromSmiles(smiles)
-    assert assert_screened_alike(Chem.AddHs(mol)) == assert_screened_alike(mol)  # hydrogens written as atoms or not
+    matches = assert_screens_equal_plain_search(mol)
+    assert assert_screens_equal_plain_search(Chem.AddHs(mol)) == matches  # hydrogens written as atoms or not
 
 
 @given(st.lists(st.sampled_from(SYMBOLS), min_size=2, max_size=30))
 @settings(max_examples=40)
-def test_each_screen_finds_what_a_plain_search_finds_in_random_molecules(symbols):
-    if (mol := Chem.MolFromSmiles(decode(symbols, caps_for(SYMBOLS)))) is not None:
-        assert_screened_alike(mol)
+def test_substructure_screens_equal_a_plain_search_on_random_molecules(symbols):
+    if (mol := Chem.MolFromSmiles(decode_selfies(symbols, build_constraints(SYMBOLS)))) is not None:
+        assert_screens_equal_plain_search(mol)
 
 
-def test_each_screen_finds_what_a_plain_search_finds_in_molecules_made_of_the_patterns():
-    _, filters = alerts._filters()
-    found = set()
-    for mol in examples([*filters.patterns, *QED.StructuralAlerts]):
-        found.update(assert_screened_alike(mol))
-    assert len(found) > 250  # of 502 filters: the comparison is not one of nothing with nothing
+def test_substructure_screens_equal_a_plain_search_on_molecules_made_of_the_patterns():
+    _, screen = alerts._load_alerts()
+    matches = set()
+    for mol in iter_example_molecules([*screen.patterns, *QED.StructuralAlerts]):
+        matches.update(assert_screens_equal_plain_search(mol))
+    assert len(matches) > 250  # of 502 alerts: the comparison is not one of nothing with nothing
 
 
-def test_a_screen_leaves_out_only_patterns_that_the_molecule_lacks_atoms_for(monkeypatch):
+def test_substructure_screen_skips_only_patterns_that_the_molecule_lacks_atoms_for():
     tried = []
 
-    class Watched(Chem.Mol):
+    class RecordingMol(Chem.Mol):
         def HasSubstructMatch(self, pattern) -> bool:  # noqa: N802 - RDKit's name
             tried.append(Chem.MolToSmarts(pattern))
             return super().HasSubstructMatch(pattern)
 
     smarts = ("CO", "CN", "C=O", "[N,O]", "[S,P]", "[O-]", "*", "[H]O", "CCCC", "[N,!S]", "[N,$(CO)]", "[N,CH3]")
     mol = Chem.MolFromSmiles("CCO")
-    screen = Screen([Chem.MolFromSmarts(one) for one in smarts])
-    assert list(screen.matches(Watched(Chem.AddHs(mol)), Composition.of(mol))) == [0, 3, 6, 7, 9, 10, 11]
+    screen = SubstructureScreen([Chem.MolFromSmarts(text) for text in smarts])
+    matches = screen.find_matches(RecordingMol(Chem.AddHs(mol)), Composition.from_mol(mol))
+    assert list(matches) == [0, 3, 6, 7, 9, 10, 11]
     assert len(tried) == 7
 
 
-def test_alerts_are_named_and_count_hydrogens_that_are_not_written():
-    def of(smiles: str) -> list[str]:
+def test_alerts_are_named_and_count_implicit_hydrogens():
+    def find_names(smiles: str) -> list[str]:
         mol = Chem.MolFromSmiles(smiles)
-        return alerts_of(Chem.AddHs(mol), Composition.of(mol))
+        return find_alerts(Chem.AddHs(mol), Composition.from_mol(mol))
 
-    assert of("Cn1cnc2c1c(=O)n(C)c(=O)n2C") == []
-    assert of("CCBr") == of("[H]C([H])(C)Br") == ["MCF4"]  # [H]C([H])([#6])Br
-    assert any(name.startswith("PAINS ") for name in of("O=C1NC(=S)SC1=Cc1ccccc1"))  # rhodanine
+    assert find_names("Cn1cnc2c1c(=O)n(C)c(=O)n2C") == []
+    assert find_names("CCBr") == find_names("[H]C([H])(C)Br") == ["MCF4"]  # [H]C([H])([#6])Br
+    assert any(name.startswith("PAINS ") for name in find_names("O=C1NC(=S)SC1=Cc1ccccc1"))  # rhodanine
 
 
-def test_a_composition_counts_hydrogens_whether_they_are_atoms_or_not():
-    ethanol = Composition.of(Chem.MolFromSmiles("CCO"))
+def test_composition_counts_hydrogens_whether_explicit_or_not():
+    ethanol = Composition.from_mol(Chem.MolFromSmiles("CCO"))
     assert dict(ethanol.atoms) == {6: 2, 8: 1, 1: 6}
-    assert (ethanol.kinds[1, 6, 1], ethanol.kinds[1, 8, 1], ethanol.kinds[6, 6, 1], ethanol.kinds[6, 8, 0]) == (
-        5,
-        1,
-        1,
-        1,
-    )
+    bonds = (ethanol.kinds[1, 6, 1], ethanol.kinds[1, 8, 1], ethanol.kinds[6, 6, 1], ethanol.kinds[6, 8, 0])
+    assert bonds == (5, 1, 1, 1)
     assert ethanol.kinds["bond", 1] == 8 and ethanol.radicals == 0
-    assert Composition.of(Chem.AddHs(Chem.MolFromSmiles("CCO"))) == ethanol
-    pyridinium = Composition.of(Chem.MolFromSmiles("c1cc[nH+]cc1"))
+    assert Composition.from_mol(Chem.AddHs(Chem.MolFromSmiles("CCO"))) == ethanol
+    pyridinium = Composition.from_mol(Chem.MolFromSmiles("c1cc[nH+]cc1"))
     assert (pyridinium.atoms[1006], pyridinium.atoms[6], pyridinium.atoms[1007]) == (5, 5, 1)
     assert pyridinium.kinds["charge", 1] == 1 and pyridinium.kinds["bond", 12] == 6
-    assert Composition.of(Chem.MolFromSmiles("[CH]C[O]")).radicals == 3
+    assert Composition.from_mol(Chem.MolFromSmiles("[CH]C[O]")).radicals == 3
 
 
 @pytest.mark.parametrize(
-    ("smiles", "plain"),
+    ("smiles", "passes"),
     [
         ("CC(=O)Nc1ccc(O)cc1", True),
         ("FC(Cl)(Br)CSCCN", True),  # each of the elements
@@ -172,18 +171,22 @@ def test_a_composition_counts_hydrogens_whether_they_are_atoms_or_not():
         ("C[Si](C)(C)C", False),
     ],
 )
-def test_plain_molecules_have_no_large_ring_no_charge_and_the_usual_elements(smiles, plain):
+def test_basic_filters_pass_molecules_without_large_rings_charges_or_unusual_elements(smiles, passes):
     mol = Chem.MolFromSmiles(smiles)
-    assert is_plain(max(map(len, mol.GetRingInfo().AtomRings()), default=0), Composition.of(mol)) is plain
+    assert passes_basic_filters(measure_largest_ring(mol), Composition.from_mol(mol)) is passes
 
 
-def named(smiles: str) -> list[str]:
+def measure_largest_ring(mol: Chem.Mol) -> int:
+    return max(map(len, mol.GetRingInfo().AtomRings()), default=0)
+
+
+def list_structural_flags(smiles: str) -> list[str]:
     mol = Chem.MolFromSmiles(smiles)
-    return oddities(mol, max(map(len, mol.GetRingInfo().AtomRings()), default=0), Composition.of(mol))
+    return find_structural_flags(mol, measure_largest_ring(mol), Composition.from_mol(mol))
 
 
 @pytest.mark.parametrize(
-    ("smiles", "words"),
+    ("smiles", "flag"),
     [
         ("C1=CC1", "double bond in a three-membered ring"),
         ("c1cc#ccc1", "triple bond in a ring of up to 8 atoms"),
@@ -203,17 +206,18 @@ def named(smiles: str) -> list[str]:
         ("COOC", "peroxide"),
     ],
 )
-def test_an_odd_molecule_has_its_oddity_in_words(smiles, words):
-    assert named(smiles) == ([words] if words else [])
+def test_structural_flag_names_what_is_unusual_about_a_molecule(smiles, flag):
+    assert list_structural_flags(smiles) == ([flag] if flag else [])
 
 
-def test_each_pattern_has_a_molecule_among_these_or_is_the_one_that_rdkit_refuses():
+def test_each_structural_flag_pattern_matches_an_example_or_a_valence_that_rdkit_refuses():
     with_five_bonds = Chem.MolFromSmiles("CN(C)(C)(C)C", sanitize=False)
     with_five_bonds.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(with_five_bonds)
-    assert oddities(with_five_bonds, 0, Composition.of(with_five_bonds)) == ["nitrogen with five bonds"]
-    shown = {word for one in ODD for word in named(one)} | {"nitrogen with five bonds"}
-    assert set(PATTERNS) - shown <= {"cyclobutadiene"}  # those are above
+    flags = find_structural_flags(with_five_bonds, 0, Composition.from_mol(with_five_bonds))
+    assert flags == ["nitrogen with five bonds"]
+    covered = {flag for smiles in UNUSUAL_SMILES for flag in list_structural_flags(smiles)} | {*flags}
+    assert set(PATTERNS) - covered <= {"cyclobutadiene"}  # which has an example above
 
 
 @pytest.mark.parametrize(
@@ -224,11 +228,12 @@ def test_each_pattern_has_a_molecule_among_these_or_is_the_one_that_rdkit_refuse
      "CC1(C)C2CCC(C2)C1=C", "C1=CC2C=CC1C2", "c1ccc2cccc2cc1", "c1nnn[nH]1", "CN(C)N=Nc1ccccc1", "CS(=N)(=O)C",
      "C1=CCC1"],
 )  # fmt: skip
-def test_what_chemists_make_has_no_oddities(smiles):
-    assert named(smiles) == []
+def test_common_molecules_have_no_structural_flags(smiles):
+    assert list_structural_flags(smiles) == []
 
 
-def test_a_molecule_may_have_several_oddities_which_its_description_lists():
-    assert named("[CH2]C1CCCCCCCCC1OOC") == ["1 radical electron", "10-membered ring", "peroxide"]
-    described = describe(Chem.MolFromSmiles("[CH2]C1CCCCCCCCC1OOC"))["oddities"]
-    assert described == "1 radical electron; 10-membered ring; peroxide"
+def test_structural_flags_of_a_molecule_are_all_listed_in_its_descriptors():
+    smiles = "[CH2]C1CCCCCCCCC1OOC"
+    assert list_structural_flags(smiles) == ["1 radical electron", "10-membered ring", "peroxide"]
+    flags = compute_descriptors(Chem.MolFromSmiles(smiles))["structural_flags"]
+    assert flags == "1 radical electron; 10-membered ring; peroxide"

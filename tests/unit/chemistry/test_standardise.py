@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from molvae.chemistry.standardise import Rejected, parse, randomise, standardise
+from molvae.chemistry.standardise import parse_smiles, randomise_smiles, silence_rdkit, standardise
+from molvae.errors import Rejected
 
 EXAMPLES = Path(__file__).parents[3] / "data" / "moses-small.csv.gz"
 
@@ -42,7 +43,7 @@ EXAMPLES = Path(__file__).parents[3] / "data" / "moses-small.csv.gz"
         ("[Fe+2]", "[Fe+2]"),
     ],
 )
-def test_a_molecule_has_this_canonical_form(text, expected):
+def test_standardised_molecule_has_the_expected_canonical_smiles(text, expected):
     assert standardise(text) == expected
 
 
@@ -64,14 +65,14 @@ def test_a_molecule_has_this_canonical_form(text, expected):
         ("C" * 10_000, "too_long", "10000 characters"),
     ],
 )
-def test_a_row_that_is_no_molecule_has_this_reason(text, reason, detail):
+def test_text_that_is_no_molecule_is_rejected_with_the_expected_reason(text, reason, detail):
     with pytest.raises(Rejected) as caught:
         standardise(text)
     assert caught.value.reason == reason
     assert detail in caught.value.detail
 
 
-def test_settings_leave_fragments_charges_and_stereo_marks_as_they_are_or_take_them_away():
+def test_standardise_settings_keep_or_remove_fragments_charges_and_stereo_marks():
     assert standardise("CC(=O)[O-].C[NH3+]", largest_fragment=False) == "CC(=O)O.CN"
     assert standardise("CC(=O)[O-].[Na+]", largest_fragment=False) == "CC(=O)[O-].[Na+]"  # no H+ makes it neutral
     assert standardise("CC(=O)[O-].[Na+]", neutralise=False) == "CC(=O)[O-]"
@@ -80,42 +81,46 @@ def test_settings_leave_fragments_charges_and_stereo_marks_as_they_are_or_take_t
     assert standardise("F/C=C\\F", stereo="strip") == "FC=CF"
 
 
-def test_the_same_molecule_written_in_random_orders_has_one_form(smiles):
+def test_randomly_ordered_smiles_of_a_molecule_have_one_standard_form(smiles):
     for number, text in enumerate(smiles):
         mol = Chem.MolFromSmiles(text)
-        written = {Chem.MolToSmiles(mol, doRandom=True, rootedAtAtom=k % mol.GetNumAtoms()) for k in range(5)}
-        assert {standardise(one) for one in written} == {standardise(text)}, number
+        randomised = {Chem.MolToSmiles(mol, doRandom=True, rootedAtAtom=k % mol.GetNumAtoms()) for k in range(5)}
+        assert {standardise(randomised_text) for randomised_text in randomised} == {standardise(text)}, number
 
 
-def test_standardising_twice_changes_nothing(smiles):
+def test_standardising_a_standard_smiles_changes_nothing(smiles):
     with gzip.open(EXAMPLES, "rt") as file:
         texts = [row["SMILES"] for row, _ in zip(csv.DictReader(file), range(300), strict=False)]
-    salts = [f"{one}.{other}" for one, other in zip(smiles, smiles[1:] + ("[Na+]",), strict=True)]
+    salts = [f"{first}.{second}" for first, second in zip(smiles, (*smiles[1:], "[Na+]"), strict=True)]
     for text in [*texts, *smiles, *salts, "O=Cl(=O)(=O)O", "CN=N#N", "OS(=O)(=O)[O-].[Na+]", "[Mg+2].[Cl-].[Cl-]"]:
         for stereo in ("keep", "strip"):
-            once = standardise(text, stereo=stereo)
-            assert standardise(once, stereo=stereo) == once, text
+            standard = standardise(text, stereo=stereo)
+            assert standardise(standard, stereo=stereo) == standard, text
 
 
 @given(st.text(st.sampled_from("CNOcno()[]=#123+-@H/\\.*$:%~>Fe ")) | st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_is_a_molecule_or_is_rejected_with_one_of_five_reasons(text):
+def test_any_text_is_a_molecule_or_is_rejected_for_one_of_five_reasons(text):
     try:
         assert standardise(text)
-    except Rejected as why:
-        assert why.reason in {"empty", "too_long", "not_smiles", "unphysical", "wildcard_atom"}  # noqa: PT017
+    except Rejected as rejection:
+        assert rejection.reason in {"empty", "too_long", "not_smiles", "unphysical", "wildcard_atom"}  # noqa: PT017
 
 
-def test_what_rdkit_says_of_a_bad_string_is_not_printed_but_kept(capfd):
+def test_rdkit_messages_about_a_bad_smiles_are_kept_and_not_printed(capfd):
     with pytest.raises(Rejected, match="valence"):
-        parse("C(C)(C)(C)(C)C")
+        parse_smiles("C(C)(C)(C)(C)C")
+    with silence_rdkit(), pytest.raises(Rejected, match="valence"):
+        parse_smiles("C(C)(C)(C)(C)C", silence=False)
     assert capfd.readouterr() == ("", "")
 
 
-def test_randomised_spellings_are_of_the_same_molecule_and_a_function_of_it(smiles):
-    for one in map(standardise, smiles):
-        spellings = randomise(one, 8)
-        assert len(spellings) == 8
-        assert {standardise(spelling, neutralise=False) for spelling in spellings} == {one}
-        assert randomise(one, 3) == spellings[:3]
-    assert len({*randomise("CC(=O)Oc1ccccc1C(=O)O", 8)}) > 4
-    assert randomise("C", 2) == ["C", "C"]
+def test_randomised_smiles_are_of_the_same_molecule_and_a_function_of_it_and_the_seed(smiles):
+    for canonical in map(standardise, smiles):
+        randomised = randomise_smiles(canonical, 8, seed=0)
+        assert len(randomised) == 8
+        assert {standardise(text, neutralise=False) for text in randomised} == {canonical}
+        assert randomise_smiles(canonical, 3, seed=0) == randomised[:3]
+    aspirin = "CC(=O)Oc1ccccc1C(=O)O"
+    assert len({*randomise_smiles(aspirin, 8, seed=0)}) > 4
+    assert randomise_smiles(aspirin, 8, seed=0) != randomise_smiles(aspirin, 8, seed=1)
+    assert randomise_smiles("C", 2, seed=0) == ["C", "C"]

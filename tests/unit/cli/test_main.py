@@ -1,4 +1,4 @@
-"""The commands: what they write, and one message instead of a traceback."""
+"""The command line: what the commands write, and one message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import json
 import logging
 import signal
 import sys
-from contextlib import nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager, nullcontext
 
 import pandas as pd
 import pytest
 
-from molvae import api, tracking
+from molvae import tracking
+from molvae.api import load
 from molvae.cli import main
 from molvae.config import SampleSettings, TrainSettings
+from molvae.model_io.card import FORMAT_VERSION
 
 
 @pytest.fixture
 def molvae(capsys, monkeypatch):
-    """molvae(*arguments) runs a command in this process; returns its exit code, stdout and stderr."""
+    """A function that runs a command in this process and returns its exit code, stdout and stderr."""
     monkeypatch.setenv("MOLVAE_TRACKING", json.dumps({"enabled": False}))
-    monkeypatch.setattr(logging, "basicConfig", lambda **given: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -35,23 +36,24 @@ def molvae(capsys, monkeypatch):
     signal.signal(signal.SIGTERM, handler)
 
 
-def rows_of(path):
+def read_smiles(path):
+    """The SMILES of a file of samples."""
     if path.suffix == ".smi":
         return path.read_text().split("\n")[:-1]
     table = pd.read_csv(path, keep_default_na=False) if path.suffix == ".csv" else pd.read_parquet(path)
     assert table.columns.tolist() == [
-        *("index", "seed", "selfies", "smiles", "log_probability", "tokens", "finished", "stable", "attempts")
+        *("index", "seed", "selfies", "smiles", "log_probability", "tokens", "finished", "round_trip", "tries")
     ]
     return table["smiles"].tolist()
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.smi", "-"])
-def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_path, name):
+def test_the_sample_command_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_path, name):
     out = tmp_path / "new" / name if name != "-" else name
     code, printed, _ = molvae("sample", "--model", folder, "-n", 7, "--seed", 3, "--max-tokens", 9, "--out", out)
-    expected = api.load(folder).sample(7, seed=3, max_tokens=9)
+    expected = load(folder).sample(7, seed=3, max_tokens=9)
     assert code == 0
-    assert (printed.split("\n")[:-1] if name == "-" else rows_of(out)) == expected
+    assert (printed.split("\n")[:-1] if name == "-" else read_smiles(out)) == expected
     if name != "-":
         assert [path.name for path in out.parent.iterdir()] == [name]
 
@@ -79,7 +81,7 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
             ["sample", "--model", "m", "--out", "x.smi", "--settings", '{"sample": {"N": 7}}'],
             "sample.N: there is no such setting",
         ),
-        (["sample", "--model", "m", "--out", "x.pq", "--share", "3-of-2"], "--share '3-of-2': write it as 1-of-4"),
+        (["sample", "--model", "m", "--out", "x.pq", "--shard", "3-of-2"], "--shard '3-of-2': write it as 1-of-4"),
         (["fetch", "--out", "x.parquet"], "data.source: this setting is required and missing."),
         (["fetch", "--source", "nowhere.csv", "--out", "x.parquet"], "nowhere.csv: no such file. Check the path."),
         (
@@ -87,33 +89,35 @@ def test_sample_writes_exactly_as_many_rows_as_asked_for(molvae, folder, tmp_pat
             "data.sha256: String should match pattern",
         ),
         (
-            ["featurize", "nowhere.parquet", "--out", "t", "--share", "1-of-2"],
+            ["featurize", "nowhere.parquet", "--out", "t", "--shard", "1-of-2"],
             "nowhere.json: no such file. Run the stage",
         ),
         (
             ["featurize", "x.parquet", "--out", "t", "--stereo", "drop"],
             "featurize.stereo: Input should be 'keep' or 'strip'",
         ),
-        (["featurize", "a.parquet", "b.parquet", "--out", "t"], "2 inputs; give one, or --gather with the block files"),
-        (["validate", "a.parquet", "b.parquet", "--out", "v", "--share", "1-of-2"], "2 inputs; give one, or --gather"),
-        (["train", "nowhere", "--out", "m"], "nowhere/books.json: no such file. Run the stage that writes it first."),
+        (["featurize", "a.parquet", "b.parquet", "--out", "t"], "2 inputs; give one, or --merge with the shard files"),
+        (["validate", "a.parquet", "b.parquet", "--out", "v", "--shard", "1-of-2"], "2 inputs; give one, or --merge"),
+        (["train", "nowhere", "--out", "m"], "nowhere/counts.json: no such file. Run the stage that writes it first."),
         (["train", "nowhere", "--out", "m", "--prior", "half"], "model.prior: Input should be 'normal', 'mixture'"),
         (["prior", "nowhere", "--tokens", "t"], "nowhere/model.json: no such file. A model folder holds"),
         (["prior", "m", "--tokens", "t", "--kind", "best"], "prior.kind: Input should be 'as_trained', 'normal'"),
         (["validate", "nowhere.parquet", "--out", "v"], "--tokens and --model are needed"),
-        (["validate", "nowhere.parquet", "--out", "v", "--share", "1-of-1"], "nowhere.parquet"),
+        (["validate", "nowhere.parquet", "--out", "v", "--shard", "1-of-1"], "nowhere.parquet"),
         (["evaluate", "nowhere.smi", "--reference", "nowhere.csv"], "nowhere.smi: no such file. Check the path."),
         (["reference", "nowhere.smi", "--out", "r.safetensors"], "nowhere.smi: no such file. Check the path."),
         (["compare", "nowhere/metrics.json"], "A comparison needs two generators."),
         (["compare", "a.json", "b.json"], "a.json: no such file."),
     ],
 )
-def test_an_error_a_user_can_mend_is_one_line_without_a_traceback(molvae, tmp_path, monkeypatch, arguments, message):
+def test_an_error_that_a_user_can_mend_is_one_line_without_a_traceback(
+    molvae, tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    code, printed, complaint = molvae(*arguments)
+    code, printed, error = molvae(*arguments)
     assert code == 1
-    assert message in complaint and complaint.startswith("molvae: ")
-    assert complaint.count("\n") == 1 and "Traceback" not in complaint
+    assert message in error and error.startswith("molvae: ")
+    assert error.count("\n") == 1 and "Traceback" not in error
     assert printed == ""
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "tracking" not in path.parts]
 
@@ -129,37 +133,37 @@ def test_an_error_a_user_can_mend_is_one_line_without_a_traceback(molvae, tmp_pa
         (["sample", "--out", "x.smi", "--threads", 0], "--threads"),
     ],
 )
-def test_a_command_line_that_cannot_be_parsed_says_so(molvae, arguments, message):
-    code, _, complaint = molvae(*arguments)
+def test_a_command_line_that_cannot_be_parsed_is_an_error_that_says_why(molvae, arguments, message):
+    code, _, error = molvae(*arguments)
     assert code == 2
-    assert message in complaint and "Traceback" not in complaint
+    assert message in error and "Traceback" not in error
 
 
-def test_an_option_wins_over_the_settings_and_those_over_the_default(molvae, folder, tmp_path):
-    given = json.dumps({"sample": {"n": 4, "seed": 5, "max_tokens": 9}})
-    assert molvae("sample", "--model", folder, "--out", tmp_path / "x.csv", "--settings", given, "-n", 3)[0] == 0
+def test_an_option_wins_over_the_settings_json_and_the_json_over_the_defaults(molvae, folder, tmp_path):
+    settings = json.dumps({"sample": {"n": 4, "seed": 5, "max_tokens": 9}})
+    assert molvae("sample", "--model", folder, "--out", tmp_path / "x.csv", "--settings", settings, "-n", 3)[0] == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert len(table) == 3 and set(table["seed"]) == {5} and table["tokens"].max() <= 9
 
 
-def test_settings_that_are_lists_or_mappings_are_given_as_json(molvae, folder, tmp_path, lay_down, smiles):
-    dataset, tokens = lay_down([(one, "") for one in smiles]), tmp_path / "tokens"
+def test_options_for_lists_and_mappings_are_given_as_json(molvae, folder, tmp_path, write_dataset, smiles):
+    dataset, tokens = write_dataset([(text, "") for text in smiles]), tmp_path / "tokens"
     fractions = ("--valid-fraction", 0.2, "--test-fraction", 0.2, "--threads", 1)
     assert molvae("featurize", dataset, "--out", tokens, "--properties", '["qed", "mw"]', *fractions)[0] == 0
     assert pd.read_parquet(tokens / "molecules.parquet").columns.tolist()[-2:] == ["qed", "mw"]
     sample = ("sample", "--model", folder, "--out", tmp_path / "x.csv")
-    for given, message in (
-        ("logp=3", "--wanted 'logp=3' is no JSON"),
-        ("[3]", "sample.wanted: Input should be a valid dictionary (got [3])."),
-        ('{"logp": 3}', "this model tells no properties"),
+    for value, message in (
+        ("logp=3", "--target-properties 'logp=3' is no JSON"),
+        ("[3]", "sample.target_properties: Input should be a valid dictionary (got [3])."),
+        ('{"logp": 3}', "this model predicts no properties"),
     ):
-        code, _, complaint = molvae(*sample, "--wanted", given)
-        assert code == 1 and complaint.startswith(f"molvae: {message}") and complaint.count("\n") == 1
+        code, _, error = molvae(*sample, "--target-properties", value)
+        assert code == 1 and error.startswith(f"molvae: {message}") and error.count("\n") == 1
     help_text = " ".join(molvae("sample", "--help")[1].split())
-    assert "--wanted JSON" in help_text and "[default: {}]" in help_text
+    assert "--target-properties JSON" in help_text and "[default: {}]" in help_text
 
 
-def test_help_names_every_setting_with_its_meaning_and_default(molvae):
+def test_the_help_of_a_command_names_every_setting_with_its_meaning_and_default(molvae):
     code, printed, _ = molvae("train", "--help")
     text = " ".join(printed.replace("│", " ").split())
     assert code == 0
@@ -171,93 +175,97 @@ def test_help_names_every_setting_with_its_meaning_and_default(molvae):
     assert "-n" in text and str(SampleSettings().n) in text
 
 
-def test_the_stages_by_hand_lead_from_a_file_to_figures(molvae, tmp_path, smiles):
+def test_the_commands_of_the_stages_lead_from_a_file_to_metrics(molvae, tmp_path, smiles):
     (tmp_path / "raw.smi").write_text("\n".join([*smiles, "nonsense"]) + "\n")
     run, data = tmp_path / "run", tmp_path / "data.parquet"
-    assert molvae("fetch", "--source", tmp_path / "raw.smi", "--out", data)[:2] == (
-        0, "fetch: 33 rows in = 33 kept + 0 rejected (none) + 0 duplicates\n",
-    )  # fmt: skip
+    code, printed, _ = molvae("fetch", "--source", tmp_path / "raw.smi", "--out", data)
+    assert (code, printed) == (0, "fetch: 33 rows in = 33 kept + 0 rejected (none) + 0 duplicates\n")
     fractions = ("--valid-fraction", 0.3, "--test-fraction", 0.3)
-    assert molvae("featurize", data, "--out", run / "tokens", *fractions, "--threads", 1)[:2] == (
-        0, "featurize: 33 rows in = 32 kept + 1 rejected (not_smiles 1) + 0 duplicates\n",
-    )  # fmt: skip
+    code, printed, _ = molvae("featurize", data, "--out", run / "tokens", *fractions, "--threads", 1)
+    assert (code, printed) == (0, "featurize: 33 rows in = 32 kept + 1 rejected (not_smiles 1) + 0 duplicates\n")
     small = json.dumps({"model": {"decoder_hidden": 8, "encoder_hidden": 8, "latent_dim": 4}, "train": {"epochs": 1}})
-    assert (
-        molvae("train", run / "tokens", "--out", run / "model", "--settings", small, "--threads", 1, "--gpus", 0)[0]
-        == 0
-    )
-    fit = ("--kind", "mixture", "--components", 2, "--draws", 1000, "--steps", 3)
-    assert molvae("prior", run / "model", "--tokens", run / "tokens", *fit, "--threads", 1)[0] == 0
-    assert api.load(run / "model").card["prior"]["settings"]["components"] == 2
-    given = ("--max-tokens", 9, "--threads", 1)
-    assert molvae("sample", "--model", run / "model", "-n", 20, *given, "--out", run / "s.parquet", "--gpus", 0)[0] == 0
-    code, printed, _ = molvae(
-        "validate", run / "s.parquet", "--out", run / "v", "--tokens", run / "tokens", "--model", run / "model",
-        "--reference", "test", "--no-baselines", *given,
-    )  # fmt: skip
+    options = ("--settings", small, "--threads", 1, "--gpus", 0)
+    assert molvae("train", run / "tokens", "--out", run / "model", *options)[0] == 0
+    options = ("--kind", "mixture", "--components", 2, "--draws", 1000, "--steps", 3, "--threads", 1)
+    assert molvae("prior", run / "model", "--tokens", run / "tokens", *options)[0] == 0
+    assert load(run / "model").card["prior"]["settings"]["components"] == 2
+    options = ("--max-tokens", 9, "--threads", 1)
+    samples = ("-n", 20, "--out", run / "s.parquet", "--gpus", 0)
+    assert molvae("sample", "--model", run / "model", *samples, *options)[0] == 0
+    inputs = ("--tokens", run / "tokens", "--model", run / "model", "--reference", "test", "--no-baselines")
+    code, printed, _ = molvae("validate", run / "s.parquet", "--out", run / "v", *inputs, *options)
     assert code == 0 and printed.startswith("validate: 20 rows in = ")
     assert json.loads((run / "v" / "metrics.json").read_text())["n_samples"] == 20
 
 
-def test_fine_tuning_by_hand_drops_what_the_model_does_not_know_and_tracks_its_true_networks(
+def test_the_commands_fine_tune_with_dropped_symbols_and_track_the_actual_sizes_of_the_networks(
     molvae, monkeypatch, tmp_path, smiles, folder, sizes
 ):
-    stages = {}
-    run = SimpleNamespace(log=lambda *given: None, artifact=lambda path: None, dataset=lambda **about: None)
-    monkeypatch.setattr(
-        tracking, "stage", lambda name, *, params, **more: stages.update({name: params}) or nullcontext(run)
-    )
+    params_by_stage = {}
+
+    @contextmanager
+    def record_params(name, *, params, **_):
+        params_by_stage[name] = params
+        yield tracking.Run()
+
+    monkeypatch.setattr(tracking, "track_stage", record_params)
     (tmp_path / "raw.smi").write_text("\n".join([*smiles, "CC[Se]C"]) + "\n")
     assert molvae("fetch", "--source", tmp_path / "raw.smi", "--out", tmp_path / "data.parquet")[0] == 0
-    given = ("--start", folder, "--unknown", "drop", "--valid-fraction", 0.3, "--threads", 1)
-    code, printed, _ = molvae("featurize", tmp_path / "data.parquet", "--out", tmp_path / "tokens", *given)
+    options = ("--finetune", folder, "--unknown-symbols", "drop", "--valid-fraction", 0.3, "--threads", 1)
+    code, printed, _ = molvae("featurize", tmp_path / "data.parquet", "--out", tmp_path / "tokens", *options)
     assert code == 0 and "32 kept + 1 rejected (unknown_symbol 1)" in printed
-    given = ("--start", folder, "--epochs", 1, "--decoder-hidden", 5, "--threads", 1, "--gpus", 0)
-    assert molvae("train", tmp_path / "tokens", "--out", tmp_path / "model", *given)[0] == 0
-    card = api.load(tmp_path / "model").card
-    assert card["settings"]["model"] == stages["train"]["model"] == sizes.model_dump()
-    assert stages["featurize"]["start"] == {"model": str(folder), "unknown": "drop"}
-    assert stages["train"]["start"]["model"] == card["lineage"]["start"] == str(folder)
+    options = ("--finetune", folder, "--epochs", 1, "--decoder-hidden", 5, "--threads", 1, "--gpus", 0)
+    assert molvae("train", tmp_path / "tokens", "--out", tmp_path / "model", *options)[0] == 0
+    card = load(tmp_path / "model").card
+    assert card["settings"]["model"] == params_by_stage["train"]["model"] == sizes.model_dump()
+    assert params_by_stage["featurize"]["finetune"] == {"model": str(folder), "unknown_symbols": "drop"}
+    assert params_by_stage["train"]["finetune"]["model"] == card["provenance"]["base_model"] == str(folder)
 
 
-@pytest.mark.parametrize(("value", "kept"), [("2.5", 2.5), ("0", 0.0)])
-def test_a_number_that_may_be_none_is_read_from_the_command_line(molvae, tmp_path, monkeypatch, value, kept):
-    seen = []
-    monkeypatch.setattr("molvae.stages.train.train", lambda tokens, model, train, out, **more: seen.append(train))
-    assert molvae("train", tmp_path, "--out", tmp_path / "m", "--target-kl", value)[0] == 0
-    assert seen[0].target_kl == kept
+@pytest.mark.parametrize(("text", "number"), [("2.5", 2.5), ("0", 0.0)])
+def test_a_setting_that_is_a_number_or_none_is_read_from_the_command_line(molvae, tmp_path, monkeypatch, text, number):
+    settings = []
+    monkeypatch.setattr("molvae.stages.train.train", lambda tokens, model, train, out, **_: settings.append(train))
+    assert molvae("train", tmp_path, "--out", tmp_path / "m", "--target-kl", text)[0] == 0
+    assert settings[0].target_kl == number
 
 
-def test_the_model_is_offered_to_mlflow_with_the_prior_that_its_samples_come_from_and_not_before(
-    molvae, monkeypatch, tmp_path
-):
-    offered = []
+def test_a_model_is_logged_to_mlflow_by_the_prior_command_and_not_before(molvae, monkeypatch, tmp_path):
+    logged, tags = [], {}
 
-    class Spy(tracking.Run):
+    class RecordingRun(tracking.Run):
         def __init__(self, stage):
             self.stage = stage
 
-        def artifact(self, path):
-            offered.append((self.stage, path.name))
+        def log_artifact(self, path):
+            logged.append((self.stage, path.name))
 
-        def model(self, folder):
-            offered.append((self.stage, folder))
+        def log_model(self, folder):
+            logged.append((self.stage, folder))
 
-    monkeypatch.setattr(tracking, "stage", lambda name, **more: nullcontext(Spy(name)))
-    monkeypatch.setattr("molvae.stages.prior.prior", lambda *given, **more: {"after_nats": 1.0})
-    books = {"stage": "train", "rows_in": 1, "kept": 1, "rejected": {}, "duplicates": 0}
-    monkeypatch.setattr("molvae.stages.train.train", lambda *given, **more: books)
+        def set_tag(self, key, value):
+            tags[self.stage, key] = value
+
+    def write_card(tokens, model, train, out, **_):
+        out.mkdir()
+        card = {"format_version": FORMAT_VERSION, "provenance": {"id": "abc"}}
+        (out / "model.json").write_text(json.dumps(card))
+        return {"stage": "train", "rows_in": 1, "kept": 1, "rejected": {}, "duplicates": 0}
+
+    monkeypatch.setattr(tracking, "track_stage", lambda name, **_: nullcontext(RecordingRun(name)))
+    monkeypatch.setattr("molvae.stages.prior.prior", lambda *_, **__: {"after_nats": 1.0})
+    monkeypatch.setattr("molvae.stages.train.train", write_card)
     assert molvae("train", tmp_path, "--out", tmp_path / "m")[0] == 0
-    files = ["books.json", "model.json", "history.csv", "dimensions.csv"]
-    assert offered == [("train", name) for name in files]
-    monkeypatch.setattr("molvae.stages.train.train", lambda *given, **more: {})  # a process that is not the first
+    files = ["counts.json", "model.json", "history.csv", "dimensions.csv"]
+    assert logged == [("train", name) for name in files] and tags == {("train", "molvae.provenance"): "abc"}
+    monkeypatch.setattr("molvae.stages.train.train", lambda *_, **__: {})  # a process that is not the first
     assert molvae("train", tmp_path, "--out", tmp_path / "m")[:2] == (0, "")
-    assert len(offered) == 4
+    assert len(logged) == 4
     assert molvae("prior", tmp_path / "m", "--tokens", tmp_path)[0] == 0
-    assert offered[4:] == [("prior", "prior.json"), ("prior", tmp_path / "m")]
+    assert logged[4:] == [("prior", "prior.json"), ("prior", tmp_path / "m")]
 
 
-def test_the_doctor_names_versions_and_devices(molvae):
+def test_the_doctor_command_names_versions_and_devices(molvae):
     code, printed, _ = molvae("doctor")
     assert code == 0
     for name in ("python", "torch", "rdkit", "selfies", "cores", "memory", "GPU", "commit"):

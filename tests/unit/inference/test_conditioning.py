@@ -1,6 +1,8 @@
-"""Latent points of molecules with wanted values."""
+"""Conditional sampling: latent points of molecules with target properties."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from molvae.errors import MolvaeError
-from molvae.inference.conditioning import check, distance, draw
-from molvae.inference.sampling import CHUNK, sample_prior
-from molvae.nn.priors import make_prior
+from molvae.inference.conditioning import check_targets, compute_distance, sample_conditioned
+from molvae.inference.sampling import CHUNK_SIZE, SamplingOptions, sample_prior
+from molvae.nn.priors import build_prior
 from molvae.nn.property_head import PropertyHead
-from molvae.nn.vae import untrained
-from molvae.runtime.seeds import generator
+from molvae.nn.vae import init_vae
+from molvae.runtime.seeds import make_generator
 
-WANTED = {"logp": 3.4, "tpsa": 61.0}
-RULES = {"seed": 5, "temperature": 1.0, "max_tokens": 9}
-N = CHUNK + 100
+TARGETS = {"logp": 3.4, "tpsa": 61.0}
+OPTIONS = SamplingOptions(seed=5, max_tokens=9)
+N = CHUNK_SIZE + 100
 
 
-def with_head(network):
-    """Three properties whose directions in z overlap."""
+def add_head(network):
+    """Add a head for three properties whose directions in z overlap."""
     head = PropertyHead(["logp", "qed", "tpsa"], network.latent_dim)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -36,73 +38,79 @@ def with_head(network):
 
 @pytest.fixture(scope="module")
 def model(vocabulary, sizes):
-    return with_head(untrained(len(vocabulary), sizes, 1).eval())
+    return add_head(init_vae(len(vocabulary), sizes, 1).eval())
 
 
-@pytest.mark.parametrize("wanted", [WANTED, {"tpsa": 95.0}])
-def test_the_closed_form_is_what_is_left_of_the_prior_when_all_other_draws_are_rejected(model, wanted):
-    head, random = model.head, generator(0, "test")
+@pytest.mark.parametrize("targets", [TARGETS, {"tpsa": 95.0}])
+def test_conditioned_points_are_distributed_as_draws_of_the_prior_that_are_predicted_near_the_targets(model, targets):
+    head, random = model.head, make_generator(0, "test")
+    values = torch.tensor(list(targets.values()))
     z = torch.randn((2_000_000, model.latent_dim), generator=random)
     with torch.no_grad():
-        values = head(z)
-    rows = [head.names.index(name) for name in wanted]
-    near = ((values[:, rows] - torch.tensor(list(wanted.values()))) / head.sd[rows]).abs().amax(1) < 0.08
-    left, found = z[near], draw(model, wanted, 50_000, random)
-    assert len(left) > 2000
-    told = model.head(found).detach()[:, rows]
-    torch.testing.assert_close(told, torch.tensor(list(wanted.values())).expand_as(told), rtol=1e-4, atol=0)
-    torch.testing.assert_close(found.mean(0), left.mean(0), rtol=0, atol=0.07)
-    torch.testing.assert_close(torch.cov(found.T), torch.cov(left.T), rtol=0, atol=0.08)
-    assert (left.mean(0) - z.mean(0)).abs().max() > 0.2  # that is no draw of the prior
+        predicted = head(z)
+    rows = [head.names.index(name) for name in targets]
+    is_near = ((predicted[:, rows] - values) / head.sd[rows]).abs().amax(1) < 0.08
+    accepted, conditioned = z[is_near], sample_conditioned(model, targets, 50_000, random)
+    assert len(accepted) > 2000
+    predicted = head(conditioned).detach()[:, rows]
+    torch.testing.assert_close(predicted, values.expand_as(predicted), rtol=1e-4, atol=0)
+    torch.testing.assert_close(conditioned.mean(0), accepted.mean(0), rtol=0, atol=0.07)
+    torch.testing.assert_close(torch.cov(conditioned.T), torch.cov(accepted.T), rtol=0, atol=0.08)
+    assert (accepted.mean(0) - z.mean(0)).abs().max() > 0.2  # the prior itself would not pass
 
 
-def test_a_condition_far_from_the_prior_is_said_aloud(model, caplog):
+def test_target_properties_far_from_the_prior_are_warned_of(model, caplog):
     near, far = {"logp": 2.5 + 1.2 * 0.3}, {"logp": 40.0}
-    assert distance(model, near) == pytest.approx(0, abs=1e-6)  # what the head says of the origin
+    assert compute_distance(model, near) == pytest.approx(0, abs=1e-6)  # the head predicts it at the origin
     weight = model.head.linear.weight[0].detach().norm().item()
-    assert distance(model, far) == pytest.approx(((40.0 - 2.5) / 1.2 - 0.3) / weight, rel=1e-5)
-    check(model, near)
+    assert compute_distance(model, far) == pytest.approx(((40.0 - 2.5) / 1.2 - 0.3) / weight, rel=1e-5)
+    check_targets(model, near)
     assert not caplog.text
-    check(model, far)
-    assert f"lie {distance(model, far):.1f} standard deviations from the prior's mean" in caplog.text
+    check_targets(model, far)
+    assert f"lie {compute_distance(model, far):.1f} standard deviations from the prior's mean" in caplog.text
 
 
-def test_the_order_of_the_wanted_values_does_not_count(model):
-    one, other = (draw(model, wanted, 9, generator(0, "test")) for wanted in (WANTED, dict(reversed(WANTED.items()))))
-    assert torch.equal(one, other)
+def test_order_of_the_target_properties_does_not_matter(model):
+    reverse = dict(reversed(TARGETS.items()))
+    points, points_of_reverse = (
+        sample_conditioned(model, targets, 9, make_generator(0, "test")) for targets in (TARGETS, reverse)
+    )
+    assert torch.equal(points, points_of_reverse)
 
 
 @settings(max_examples=8)
 @given(st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted), st.integers(1, 2))
-def test_any_stretch_of_samples_is_that_stretch_of_all(model, stretch, threads):
-    start, stop = stretch
-    whole = sample_prior(model, 0, N, wanted=WANTED, **RULES)
-    part = sample_prior(model, start, stop, wanted=WANTED, threads=threads, **RULES)
-    assert np.array_equal(part.ids, whole.ids[start:stop])
-    assert not np.array_equal(whole.ids, sample_prior(model, 0, N, **RULES).ids)
+def test_conditional_samples_are_the_same_whatever_the_range_and_the_threads(model, span, threads):
+    start, stop = span
+    options = replace(OPTIONS, target_properties=TARGETS)
+    samples = sample_prior(model, 0, N, options)
+    part = sample_prior(model, start, stop, replace(options, threads=threads))
+    assert np.array_equal(part.ids, samples.ids[start:stop])
+    assert not np.array_equal(samples.ids, sample_prior(model, 0, N, OPTIONS).ids)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("targets", "message"),
     [
-        ({"logP": 3.0}, r"does not tell the property 'logP'\. Did you mean 'logp'\?"),
+        ({"logP": 3.0}, r"does not predict the property 'logP'\. Did you mean 'logp'\?"),
         ({"logp": 3.0, "xyzzy": 1.0}, r"'xyzzy'\. Known: logp, qed, tpsa\."),
-        ({"qed": "high"}, "qed is to be 'high'; give a finite number"),
-        ({"qed": float("nan")}, "qed is to be nan; give a finite number"),
+        ({"qed": "high"}, "the target of qed is 'high'; give a finite number"),
+        ({"qed": float("nan")}, "the target of qed is nan; give a finite number"),
     ],
 )
-def test_what_cannot_be_wanted_is_refused(model, wanted, message):
+def test_impossible_target_properties_are_refused(model, targets, message):
     with pytest.raises(MolvaeError, match=message):
-        sample_prior(model, 0, 1, wanted=wanted, **RULES)
+        sample_prior(model, 0, 1, replace(OPTIONS, target_properties=targets))
 
 
-def test_a_model_without_a_head_or_a_normal_prior_cannot_be_asked(vocabulary, sizes):
-    model = untrained(len(vocabulary), sizes, 0).eval()
-    with pytest.raises(MolvaeError, match="this model tells no properties; featurize and train with"):
-        sample_prior(model, 0, 1, wanted=WANTED, **RULES)
-    with_head(model).prior = make_prior("flow", 1, model.encoder)
-    with pytest.raises(MolvaeError, match="samples come from a normal prior; this one is a Flow"):
-        sample_prior(model, 0, 1, wanted=WANTED, **RULES)
-    plain = untrained(len(vocabulary), sizes.model_copy(update={"variational": False}), 0).eval()
+def test_target_properties_are_refused_for_a_model_without_a_head_or_a_normal_prior(vocabulary, sizes):
+    options = replace(OPTIONS, target_properties=TARGETS)
+    model = init_vae(len(vocabulary), sizes, 0).eval()
+    with pytest.raises(MolvaeError, match="this model predicts no properties; featurize and train with"):
+        sample_prior(model, 0, 1, options)
+    add_head(model).prior = build_prior("flow", 1, model.encoder)
+    with pytest.raises(MolvaeError, match="samples come from a normal prior; this one is a FlowPrior"):
+        sample_prior(model, 0, 1, options)
+    autoencoder = init_vae(len(vocabulary), sizes.model_copy(update={"variational": False}), 0).eval()
     with pytest.raises(MolvaeError, match="this one is a plain autoencoder"):
-        sample_prior(with_head(plain), 0, 1, wanted=WANTED, **RULES)
+        sample_prior(add_head(autoencoder), 0, 1, options)

@@ -1,4 +1,4 @@
-"""Model folders and resume files: whole they come back as they were, else a clear error and nothing runs."""
+"""Model folders and checkpoints: a whole one loads as it was saved, a damaged one is an error, and no code is run."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from safetensors.torch import load_file, save_file
 
 from molvae.config import ModelSettings
 from molvae.errors import ModelFileError
-from molvae.inference.sampling import sample_prior
-from molvae.model_io.folder import CARD, WEIGHTS, load_model, load_state, save_model, save_state
-from molvae.nn.vae import VAE, untrained
-from molvae.training.trainer import State
+from molvae.inference.sampling import SamplingOptions, sample_prior
+from molvae.model_io.folder import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from molvae.nn.vae import VAE, init_vae
+from molvae.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 
-def edit(folder, change) -> None:
+def edit_card(folder, change) -> None:
     """Rewrite the card of a model folder."""
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / CARD_FILE).read_text())
     change(card)
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / CARD_FILE).write_text(json.dumps(card))
 
 
-def test_a_model_comes_back_with_the_same_weights_vocabulary_and_card(folder, network, vocabulary):
-    model, known, card = load_model(folder)
-    assert known == vocabulary
-    assert card["metrics"] == {"epoch": 1}
-    assert not model.training
+def test_loaded_model_has_the_same_weights_vocabulary_and_card(folder, network, vocabulary):
+    model = load_model(folder)
+    assert model.vocabulary == vocabulary
+    assert model.card["metrics"] == {"epoch": 1}
+    assert not model.network.training
+    weights = model.network.state_dict()
     for name, weight in network.state_dict().items():
-        assert torch.equal(weight, model.state_dict()[name]), name
-        assert model.state_dict()[name].device.type == "cpu"
+        assert torch.equal(weight, weights[name]), name
+        assert weights[name].device.type == "cpu"
 
 
-def test_a_model_that_was_loaded_writes_the_same_samples(folder, network):
-    one, other = (
-        sample_prior(m, 0, 40, seed=2, temperature=1.0, max_tokens=20) for m in (network, load_model(folder)[0])
-    )
-    assert (one.ids == other.ids).all()
-    assert (one.log_probability == other.log_probability).all()
+def test_loaded_model_gives_the_same_samples(folder, network):
+    options = SamplingOptions(seed=2, max_tokens=20)
+    samples, expected = (sample_prior(model, 0, 40, options) for model in (load_model(folder).network, network))
+    assert (samples.ids == expected.ids).all()
+    assert (samples.log_probability == expected.log_probability).all()
 
 
-def test_loading_a_model_leaves_the_global_generator_alone(folder):
+def test_model_loading_leaves_the_global_generator_alone(folder):
     before = torch.get_rng_state()
     load_model(folder)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_model_that_was_loaded_can_be_trained_on(folder):
-    model, *_ = load_model(folder)
-    model.decoder(torch.full((2, 1), 5), torch.zeros(1, model.latent_dim)).sum().backward()
-    assert all(parameter.requires_grad for parameter in model.parameters())
+def test_loaded_model_can_be_trained(folder):
+    network = load_model(folder).network
+    network.decoder(torch.full((2, 1), 5), torch.zeros(1, network.latent_dim)).sum().backward()
+    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", [CARD, WEIGHTS])
+@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
 @pytest.mark.parametrize("harm", ["truncate", "randomise", "empty", "remove", "replace_by_a_list"])
-def test_a_damaged_or_missing_file_is_named(folder, damage, harm, name):
+def test_model_loading_names_a_damaged_or_missing_file(folder, damage, harm, name):
     damage[harm](folder / name)
     with pytest.raises(ModelFileError, match=rf"{name}: "):
         load_model(folder)
 
 
-def test_a_folder_that_is_not_there_is_an_error_that_says_what_belongs_there(tmp_path):
+def test_model_loading_from_a_missing_folder_names_the_files_of_a_model_folder(tmp_path):
     with pytest.raises(ModelFileError, match=r"no such file\. A model folder holds model\.json and model\.safetensors"):
         load_model(tmp_path / "nowhere")
 
 
 class Bomb:
-    """What a pickle would do on opening."""
+    """An object whose pickle makes a folder when it is opened."""
 
     def __init__(self, path) -> None:
         self.path = path
@@ -83,8 +83,8 @@ class Bomb:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "zip"])
-@pytest.mark.parametrize("name", [CARD, WEIGHTS])
-def test_a_file_that_carries_code_is_refused_and_the_code_not_run(folder, tmp_path, kind, name):
+@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
+def test_model_loading_refuses_a_file_with_code_and_does_not_run_it(folder, tmp_path, kind, name):
     crater = tmp_path / "crater"
     if kind == "pickle":
         (folder / name).write_bytes(pickle.dumps(Bomb(crater)))
@@ -98,16 +98,16 @@ def test_a_file_that_carries_code_is_refused_and_the_code_not_run(folder, tmp_pa
     assert not crater.exists()
 
 
-@pytest.mark.parametrize("version", [None, 0, 1, 3, "2"])
-def test_a_card_of_another_version_says_both_versions(folder, version):
-    edit(folder, lambda card: card.update(format_version=version))
-    with pytest.raises(ModelFileError, match=rf"model\.json: format {version!r}, this molvae reads format 2"):
+@pytest.mark.parametrize("version", [None, 0, 1, 2, 4, "3"])
+def test_model_card_of_another_format_is_refused_with_both_format_versions(folder, version):
+    edit_card(folder, lambda card: card.update(format_version=version))
+    with pytest.raises(ModelFileError, match=rf"model\.json: format {version!r}, this molvae reads format 3"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("key", ["symbols", "caps", "special", "format_version"])
-def test_a_vocabulary_without_one_of_its_keys_is_an_error_that_names_file_and_key(folder, key):
-    edit(folder, lambda card: card["vocabulary"].pop(key))
+@pytest.mark.parametrize("key", ["symbols", "constraints", "special", "format_version"])
+def test_model_card_whose_vocabulary_lacks_a_key_is_refused_with_file_and_key(folder, key):
+    edit_card(folder, lambda card: card["vocabulary"].pop(key))
     with pytest.raises(ModelFileError, match=rf"model\.json: this is no vocabulary.*{key}"):
         load_model(folder)
 
@@ -122,74 +122,89 @@ def test_a_vocabulary_without_one_of_its_keys_is_an_error_that_names_file_and_ke
         lambda card: card.pop("vocabulary"),
     ],
 )
-def test_a_card_that_lacks_something_is_an_error_that_names_the_file(folder, change):
-    edit(folder, change)
+def test_model_card_that_lacks_a_section_or_key_is_refused_with_its_file(folder, change):
+    edit_card(folder, change)
     with pytest.raises(ModelFileError, match=r"model\.json: .*(missing or incomplete|no vocabulary)"):
         load_model(folder)
 
 
-OTHER = ModelSettings(
-    variational=False, embedding_dim=6, latent_dim=5, encoder_cell="lstm", encoder_hidden=9, encoder_layers=2,
-    encoder_bidirectional=True, decoder_cell="lstm", decoder_hidden=8, decoder_layers=3,
-)  # fmt: skip
-LEARNED = ModelSettings(embedding_dim=6, latent_dim=4, encoder_hidden=9, prior="mixture", prior_components=3)
+AUTOENCODER = ModelSettings(
+    variational=False,
+    embedding_dim=6,
+    latent_dim=5,
+    encoder_cell="lstm",
+    encoder_hidden=9,
+    encoder_layers=2,
+    encoder_bidirectional=True,
+    decoder_cell="lstm",
+    decoder_hidden=8,
+    decoder_layers=3,
+)
+MIXTURE = ModelSettings(embedding_dim=6, latent_dim=4, encoder_hidden=9, prior="mixture", prior_components=3)
+SETTINGS = {"autoencoder": AUTOENCODER, "mixture": MIXTURE}
+NON_DEFAULTS = [
+    (name, key)
+    for name, settings in SETTINGS.items()
+    for key, value in settings.model_dump().items()
+    if value != getattr(ModelSettings(), key)
+]
 
 
-def save(folder, vocabulary, sizes) -> VAE:
-    model = untrained(len(vocabulary), sizes, 0).eval()
-    save_model(folder, model, vocabulary, {"settings": {"model": sizes.model_dump()}})
-    return model
+def save_random_model(folder, vocabulary, sizes) -> VAE:
+    """Save a model with random weights, and return its network."""
+    network = init_vae(len(vocabulary), sizes, 0).eval()
+    save_model(folder, network, vocabulary, {"settings": {"model": sizes.model_dump()}})
+    return network
 
 
-@pytest.mark.parametrize("sizes", [OTHER, LEARNED])
-def test_models_of_another_make_come_back_too(tmp_path, vocabulary, tokens, sizes):
-    model = save(tmp_path, vocabulary, sizes)
-    found, *_ = load_model(tmp_path)
-    assert (found.variational, type(found.prior)) == (sizes.variational, type(model.prior))
-    batch = tokens.batch(range(len(tokens)))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loaded_model_of_another_architecture_gives_the_same_output(tmp_path, vocabulary, tokens, name):
+    sizes = SETTINGS[name]
+    network = save_random_model(tmp_path, vocabulary, sizes)
+    loaded = load_model(tmp_path).network
+    assert (loaded.variational, type(loaded.prior)) == (sizes.variational, type(network.prior))
+    batch = tokens.collate(range(len(tokens)))
     with torch.inference_mode():
-        for one, other in zip(found(batch, torch.ones(1)), model(batch, torch.ones(1)), strict=True):
-            assert torch.equal(one, other)
+        output, expected = (model(batch, torch.ones(1)) for model in (loaded, network))
+    for tensor, expected_tensor in zip((*output.terms, *output[1:]), (*expected.terms, *expected[1:]), strict=True):
+        assert torch.equal(tensor, expected_tensor)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "key"),
-    [
-        (sizes, key) for sizes in (OTHER, LEARNED) for key, value in sizes.model_dump().items()
-        if value != getattr(ModelSettings(), key)
-    ],
-)  # fmt: skip
-def test_a_card_without_a_setting_that_is_not_the_default_does_not_pass_for_one_with_it(
-    tmp_path, vocabulary, sizes, key
+@pytest.mark.parametrize(("name", "key"), NON_DEFAULTS)
+def test_model_card_that_lacks_a_setting_that_is_not_the_default_does_not_fit_the_weights(
+    tmp_path, vocabulary, name, key
 ):
-    save(tmp_path, vocabulary, sizes)
-    edit(tmp_path, lambda card: card["settings"]["model"].pop(key))
+    save_random_model(tmp_path, vocabulary, SETTINGS[name])
+    edit_card(tmp_path, lambda card: card["settings"]["model"].pop(key))
     with pytest.raises(ModelFileError, match=r"the weights do not fit the networks that model\.json describes"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("settings", "where"),
-    [({"decoder_hidden": size}, "decoder_hidden: Input should be") for size in (0, -1, 10**9, 8.5, None, [8])]
-    + [({"encoder_cell": "rnn"}, "encoder_cell: Input should be"), ({"layers": 3}, "layers: there is no such setting"),
-       ({"variational": False, "prior": "flow"}, "model: a plain autoencoder has no KL term")],
-)  # fmt: skip
-def test_settings_out_of_range_are_refused_before_anything_is_built(folder, settings, where):
-    edit(folder, lambda card: card["settings"]["model"].update(settings))
+    [
+        *(({"decoder_hidden": size}, "decoder_hidden: Input should be") for size in (0, -1, 10**9, 8.5, None, [8])),
+        ({"encoder_cell": "rnn"}, "encoder_cell: Input should be"),
+        ({"layers": 3}, "layers: there is no such setting"),
+        ({"variational": False, "prior": "flow"}, "model: a plain autoencoder has no KL term"),
+    ],
+)
+def test_model_card_with_settings_out_of_range_is_refused_before_networks_are_built(folder, settings, where):
+    edit_card(folder, lambda card: card["settings"]["model"].update(settings))
     with pytest.raises(ModelFileError, match=rf"model\.json: settings\.(model\.)?{where}"):
         load_model(folder)
 
 
-def test_a_list_in_place_of_settings_is_refused(folder):
-    edit(folder, lambda card: card["settings"].update(model=[1]))
+def test_model_card_with_a_list_in_place_of_settings_is_refused(folder):
+    edit_card(folder, lambda card: card["settings"].update(model=[1]))
     with pytest.raises(ModelFileError, match=r"model\.json: settings\.model: Input should be a valid dictionary"):
         load_model(folder)
 
 
-def test_sizes_that_would_fill_the_memory_are_refused_because_the_weights_are_smaller(folder):
+def test_model_card_with_sizes_that_would_fill_the_memory_is_refused_because_its_weights_are_smaller(folder):
     huge = {"decoder_hidden": 8192, "decoder_layers": 4, "encoder_hidden": 8192, "latent_dim": 4096}
     huge |= {"prior": "mixture", "prior_components": 4096}  # 280 GB
-    edit(folder, lambda card: card["settings"]["model"].update(huge))
+    edit_card(folder, lambda card: card["settings"]["model"].update(huge))
     with pytest.raises(ModelFileError, match=r"model\.safetensors: the weights do not fit the networks"):
         load_model(folder)
 
@@ -203,68 +218,72 @@ def test_sizes_that_would_fill_the_memory_are_refused_because_the_weights_are_sm
         lambda weights: weights.clear(),
     ],
 )
-def test_weights_of_another_model_are_an_error_that_names_the_file(folder, change):
-    weights = load_file(folder / WEIGHTS)
+def test_model_weights_that_do_not_fit_the_card_are_refused_with_their_file(folder, change):
+    weights = load_file(folder / WEIGHTS_FILE)
     change(weights)
-    save_file(weights, folder / WEIGHTS)
+    save_file(weights, folder / WEIGHTS_FILE)
     with pytest.raises(
         ModelFileError, match=r"model\.safetensors: the weights do not fit the networks that model\.json"
     ):
         load_model(folder)
 
 
-def test_a_vocabulary_of_another_size_does_not_fit_the_weights(folder):
-    edit(folder, lambda card: card["vocabulary"]["symbols"].pop())
+def test_model_card_with_a_vocabulary_of_another_size_does_not_fit_the_weights(folder):
+    edit_card(folder, lambda card: card["vocabulary"]["symbols"].pop())
     with pytest.raises(ModelFileError, match="the weights do not fit"):
         load_model(folder)
 
 
-def test_writing_a_model_again_replaces_it_whole(folder, network, vocabulary, sizes):
+def test_model_saving_replaces_the_model_in_the_folder(folder, network, vocabulary, sizes):
     before = sorted(path.name for path in folder.iterdir())
     with torch.no_grad():
         network.decoder.state_to_logits.bias += 1
     save_model(folder, network, vocabulary, {"settings": {"model": sizes.model_dump()}})
-    assert sorted(path.name for path in folder.iterdir()) == before == [CARD, WEIGHTS]
-    assert torch.equal(load_model(folder)[0].decoder.state_to_logits.bias, network.decoder.state_to_logits.bias)
+    assert sorted(path.name for path in folder.iterdir()) == before == [CARD_FILE, WEIGHTS_FILE]
+    loaded = load_model(folder).network
+    assert torch.equal(loaded.decoder.state_to_logits.bias, network.decoder.state_to_logits.bias)
 
 
-STATE = State({"epoch": 2, "sums": {"kl": 0.1 + 0.2}, "best_objective": float("inf"), "history": [{"x": 1 / 3}]},
-              {"model.a": torch.rand(3, 2), "optimizer.0.step": torch.tensor(7.0)})  # fmt: skip
+STATE = CheckpointState(
+    {"epoch": 2, "sums": {"kl": 0.1 + 0.2}, "best_objective": float("inf"), "history": [{"x": 1 / 3}]},
+    {"model.a": torch.rand(3, 2), "optimizer.0.step": torch.tensor(7.0)},
+)
 
 
-def test_a_checkpoint_comes_back_to_the_last_bit(tmp_path):
-    save_state(tmp_path / "a", STATE, "print")
-    found = load_state(tmp_path / "a", "print")
-    assert found.progress == STATE.progress
-    assert found.tensors.keys() == STATE.tensors.keys()
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in STATE.tensors.items())
+def test_checkpoint_survives_a_round_trip_to_the_last_bit(tmp_path):
+    save_checkpoint(tmp_path / "a", STATE, "run 1")
+    state = load_checkpoint(tmp_path / "a", "run 1")
+    assert state.progress == STATE.progress
+    assert state.tensors.keys() == STATE.tensors.keys()
+    assert all(torch.equal(state.tensors[name], tensor) for name, tensor in STATE.tensors.items())
 
 
-def test_a_checkpoint_that_the_disk_has_no_room_for_is_an_error_of_the_system(tmp_path):
+def test_checkpoint_that_the_disk_has_no_room_for_is_an_error_of_the_system(tmp_path):
     program = """if True:
         import resource, sys, torch
         from pathlib import Path
-        from molvae.model_io.folder import save_state
-        from molvae.training.trainer import State
+        from molvae.training.checkpoint import CheckpointState, save_checkpoint
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            save_state(Path(sys.argv[1]), State({}, {"a": torch.zeros(1000)}), "x")
+            save_checkpoint(Path(sys.argv[1]), CheckpointState({}, {"a": torch.zeros(1000)}), "x")
         except OSError as err:
             print(err.errno, sorted(Path(sys.argv[1]).parent.iterdir()))
     """
-    run = subprocess.run([sys.executable, "-c", program, tmp_path / "a.safetensors"], capture_output=True, text=True)
-    assert run.stdout == f"{errno.EFBIG} []\n", run.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.safetensors"], capture_output=True, text=True
+    )
+    assert process.stdout == f"{errno.EFBIG} []\n", process.stderr
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    save_state(tmp_path / "a", STATE, "print")
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "a", STATE, "run 1")
     with pytest.raises(ModelFileError, match="a checkpoint of other settings, data or code. Delete it to train anew"):
-        load_state(tmp_path / "a", "another")
+        load_checkpoint(tmp_path / "a", "run 2")
 
 
 @pytest.mark.parametrize("harm", ["truncate", "randomise", "empty", "remove", "replace_by_a_list"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage, harm):
-    save_state(tmp_path / "resume.safetensors", STATE, "print")
+def test_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage, harm):
+    save_checkpoint(tmp_path / "resume.safetensors", STATE, "run 1")
     damage[harm](tmp_path / "resume.safetensors")
     with pytest.raises(ModelFileError, match=r"resume\.safetensors: "):
-        load_state(tmp_path / "resume.safetensors", "print")
+        load_checkpoint(tmp_path / "resume.safetensors", "run 1")

@@ -1,4 +1,4 @@
-"""The report page: what it says, what it withstands, and that it needs nothing but itself."""
+"""The report page: its content, bad input, and that it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from molvae.chemistry.descriptor_table import CHARTED_DESCRIPTORS
+from molvae.chemistry.drawing import TOOLTIP_END, TOOLTIP_START, draw_svg, draw_tooltip_svg
 from molvae.errors import DataError
-from molvae.report import charts, render, summary
-from molvae.report.loader import read_experiment
-from molvae.report.molecules import (
-    SKETCH_END,
-    SKETCH_START,
-    alarms,
-    first_valid_unique,
-    least_plausible,
-    molecule_svg,
-    sketch,
-)
-from molvae.report.page import duration, visible
+from molvae.report import charts, render_report, summary
+from molvae.report.formatting import escape_text, format_duration, format_number
+from molvae.report.loader import load_experiment
+from molvae.report.molecules import list_flags, select_first_unique, select_least_plausible
 
 SMILES = (
     "CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CC(C)Cc1ccc(C(C)C(=O)O)cc1", "CC(=O)Nc1ccc(O)cc1",
@@ -40,12 +34,12 @@ SMILES = (
 METRIC = {
     "name": "FCD/Test", "value": 9.3, "n": 10000, "better": "lower", "reference": "MOSES test, 176074 molecules",
     "implementation": "fcd_torch ChemNet 1.0.7", "description": "Fréchet ChemNet distance",
-    "baselines": {"random_tokens": 43.1, "shuffled_latents": 45.0, "aggregate_posterior": 7.2,
-                  "training_molecules": 0.1},
+    "baselines": {"random_baseline": 43.1, "shuffled_baseline": 45.0, "aggregate_posterior": 7.2,
+                  "training_set_reference": 0.1},
 }  # fmt: skip
 
 
-def molecules(count: int = 60) -> pd.DataFrame:
+def make_molecules(count: int = 60) -> pd.DataFrame:
     """Samples as `validate` writes them: every fifth repeats an earlier one, each tenth is invalid."""
     index = np.arange(count)
     valid, first = index % 10 != 9, (index % 5 != 4) & (index < len(SMILES))
@@ -53,14 +47,14 @@ def molecules(count: int = 60) -> pd.DataFrame:
     return pd.DataFrame(
         {"index": index, "smiles": smiles, "canonical": smiles, "log_probability": -20.0 - index % 7, "n_tokens": 20,
          "is_valid": valid, "reason": np.where(valid, None, "unparsable"), "is_first": first, "is_novel": index % 3 > 0,
-         "kept_token_fraction": 0.9, "mw": 150.0 + index, "logp": index / 30, "qed": 0.5, "sa": 2 + index / 60,
+         "token_survival": 0.9, "mw": 150.0 + index, "logp": index / 30, "qed": 0.5, "sa": 2 + index / 60,
          "tpsa": 40.0, "rings": index % 4, "largest_ring": 6, "heavy_atoms": 10 + index % 9,
          "radical_electrons": 0, "charge": 0,
-         "alerts": "", "oddities": "", "passes_filters": True}
+         "alerts": "", "structural_flags": "", "passes_filters": True}
     )  # fmt: skip
 
 
-def history(epochs: int) -> pd.DataFrame:
+def make_history(epochs: int) -> pd.DataFrame:
     epoch = np.arange(1, epochs + 1)
     loss = 20 + 50 / epoch
     return pd.DataFrame(
@@ -72,82 +66,86 @@ def history(epochs: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def dimensions(epochs: int) -> pd.DataFrame:
+def make_dimensions(epochs: int) -> pd.DataFrame:
     """KL of 128 latent dimensions, of which half are in use."""
     rows = [(epoch, d, 0.2 * epoch if d % 2 else 0.0) for epoch in range(1, epochs + 1) for d in range(128)]
     return pd.DataFrame(rows, columns=["epoch", "dimension", "kl_nats"])
 
 
-class Folder:
+class ExperimentFolder:
     """An experiment on disk that a test changes before it renders."""
 
     def __init__(self, root: Path) -> None:
-        self.path, self.dataset = root / "example", root / "books.json"
-        books = {"rows_in": 22000, "kept": 21900, "rejected": {"unparsable": 60, "too_long": 3}, "duplicates": 37}
-        closed = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0}
-        self.json(self.dataset, {"dataset": "moses-22k", "source": "molsets 0.3.1", "sha256": "7f" * 32, "rows": 22000,
-                                 "column": "SMILES", "splits": {"train": 20000, "test": 2000}})  # fmt: skip
-        self.json("tokens/books.json", {"stage": "featurize", **books, "vocabulary_size": 29, "mean_tokens": 34.4,
-                                        "splits": {"train": 17700, "valid": 2200, "test": 2000},
-                                        "unknown_symbols": {"[P]": 2}})  # fmt: skip
+        self.path, self.dataset = root / "example", root / "counts.json"
+        counts = {"rows_in": 22000, "kept": 21900, "rejected": {"unparsable": 60, "too_long": 3}, "duplicates": 37}
+        complete = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0}
+        dataset = {
+            "dataset": "moses-22k", "source": "molsets 0.3.1", "sha256": "7f" * 32, "rows": 22000, "column": "SMILES",
+            "splits": {"train": 20000, "test": 2000},
+        }  # fmt: skip
+        self.write_json(self.dataset, dataset)
+        tokens = {
+            "vocabulary_size": 29, "mean_tokens": 34.4, "splits": {"train": 17700, "valid": 2200, "test": 2000},
+            "unknown_symbols": {"[P]": 2},
+        }  # fmt: skip
+        self.write_json("tokens/counts.json", {"stage": "featurize", **counts, **tokens})
         for stage, name in (("train", "model"), ("sample", "samples"), ("validate", "validation")):
-            self.json(f"{name}/books.json", {"stage": stage, **closed})
+            self.write_json(f"{name}/counts.json", {"stage": stage, **complete})
         self.model = {
-            "format_version": 2,
+            "format_version": 3,
             "settings": {"data": {}, "featurize": {}, "model": {"latent_dim": 128}, "train": {"seed": 0}},
             "versions": {"molvae": "0.1.0", "torch": "2.9.0"},
-            "lineage": {"id": "a3f9" * 16, "dataset_sha256": "0b" * 32, "tokens_sha256": "77" * 32,
+            "provenance": {"id": "a3f9" * 16, "dataset_sha256": "0b" * 32, "tokens_sha256": "77" * 32,
                         "git_commit": "3f2e1d0c+", "code": "9ad3"},
             "training": {"epochs_run": 9, "best_epoch": 8, "stopped": "epochs", "seconds": 270.1, "device": "cpu",
                          "parameters": 812345},
             "metrics": {},
         }  # fmt: skip
-        self.json("model/model.json", self.model)
-        self.metrics([METRIC])
-        self.json("model/prior.json", {"format_version": 2, "settings": {"kind": "mixture"}})
-        self.table("model/history.csv", history(9))
-        self.table("model/dimensions.csv", dimensions(9))
-        self.table("validation/molecules.parquet", molecules())
-        self.table("validation/reference.parquet", molecules().drop(columns=["index", "is_valid", "reason"]))
-        self.rejected("C1CC")
+        self.write_json("model/model.json", self.model)
+        self.write_metrics([METRIC])
+        self.write_json("model/prior.json", {"format_version": 3, "settings": {"kind": "mixture"}})
+        self.write_table("model/history.csv", make_history(9))
+        self.write_table("model/dimensions.csv", make_dimensions(9))
+        self.write_table("validation/molecules.parquet", make_molecules())
+        self.write_table("validation/reference.parquet", make_molecules().drop(columns=["index", "is_valid", "reason"]))
+        self.write_rejected("C1CC")
 
-    def json(self, where: str | Path, content: dict) -> None:
-        path = self.path / where
+    def write_json(self, name: str | Path, content: dict) -> None:
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), "utf-8")
 
-    def table(self, where: str, frame: pd.DataFrame) -> None:
-        path = self.path / where
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+        table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path)
 
-    def metrics(self, found: list[dict]) -> None:
+    def write_metrics(self, metrics: list[dict]) -> None:
         context = {"seed": 0, "temperature": 1.0, "n_samples": 10000, "versions": {"rdkit": "2026.9.1"}}
-        self.json("validation/metrics.json", {"metrics": found, **context})
+        self.write_json("validation/metrics.json", {"metrics": metrics, **context})
 
-    def rejected(self, *texts: str) -> None:
+    def write_rejected(self, *texts: str) -> None:
         rows = [{"row": i + 1, "smiles": text, "reason": "unparsable", "detail": "no"} for i, text in enumerate(texts)]
-        self.table("tokens/rejected.parquet", pd.DataFrame(rows, columns=["row", "smiles", "reason", "detail"]))
+        self.write_table("tokens/rejected.parquet", pd.DataFrame(rows, columns=["row", "smiles", "reason", "detail"]))
 
-    def notes(self) -> str:
-        """The warnings and figures under the title, without the work of drawing the page."""
-        experiment = read_experiment(self.path, self.dataset)
-        figures = summary.latent_figures(experiment)
-        return " ".join([*summary.warnings(experiment, figures), *map(str, summary.tiles(experiment, figures))])
+    def render_notes(self) -> str:
+        """Warnings and key figures under the title, without the work of drawing the page."""
+        experiment = load_experiment(self.path, self.dataset)
+        return " ".join([*summary.write_warnings(experiment), *map(str, summary.build_tiles(experiment))])
 
-    def page(self, title: str = "An experiment") -> str:
-        return render(self.path, self.dataset, title=title)
+    def render(self, title: str = "An experiment") -> str:
+        return render_report(self.path, self.dataset, title=title)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of an experiment that has everything."""
-    return Folder(tmp_path_factory.mktemp("complete")).page()
+    return ExperimentFolder(tmp_path_factory.mktemp("complete")).render()
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def folder(tmp_path: Path) -> ExperimentFolder:
+    return ExperimentFolder(tmp_path)
 
 
 class Elements(HTMLParser):
@@ -155,16 +153,16 @@ class Elements(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict]] = []
+        self.elements: list[tuple[str, dict]] = []
         self.texts: list[str] = []
         self.scripts: list[tuple[dict, str]] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        self.found.append((tag, dict(attributes)))
+        self.elements.append((tag, dict(attributes)))
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.found[-1] if self.found else ("", {})
+        tag, attributes = self.elements[-1] if self.elements else ("", {})
         if tag == "script" and self.cdata_elem == "script":
             self.scripts.append((attributes, data))
         elif tag != "style":
@@ -175,51 +173,51 @@ class Elements(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def text_of(page: str) -> str:
+def get_text(page: str) -> str:
     return Elements(page).text
 
 
-def specs_of(page: str) -> list[dict]:
+def get_specs(page: str) -> list[dict]:
     return [json.loads(text) for attributes, text in Elements(page).scripts if attributes]
 
 
 # --- the page as a file
 
 
-def test_the_page_asks_the_network_for_nothing(page: str) -> None:
-    elements = Elements(page).found
+def test_report_page_loads_nothing_from_the_network(page: str) -> None:
+    elements = Elements(page).elements
     addresses = [attributes[name] for _, attributes in elements for name in ("src", "href") if name in attributes]
     assert all(address.startswith(("#", "data:")) for address in addresses)
 
 
-def test_the_policy_of_the_page_allows_exactly_its_own_two_scripts(page: str) -> None:
+def test_report_content_security_policy_allows_exactly_its_own_two_scripts(page: str) -> None:
     elements = Elements(page)
-    policy = next(a["content"] for _, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(a["content"] for _, a in elements.elements if a.get("http-equiv") == "Content-Security-Policy")
     run = [text for attributes, text in elements.scripts if not attributes]
     hashes = [f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in run]
     assert f"default-src 'none'; script-src {' '.join(hashes)}; " in policy
     assert len(run) == 2 and "unsafe-eval" not in policy
 
 
-def test_the_same_files_give_the_same_page_of_moderate_size(page: str, folder: Folder) -> None:
-    assert page == folder.page()
+def test_report_of_the_same_files_is_the_same_and_of_moderate_size(page: str, folder: ExperimentFolder) -> None:
+    assert page == folder.render()
     assert page.startswith("<!doctype html>")
     assert len(page.encode()) < 2_000_000
 
 
-def test_raw_text_of_the_data_cannot_become_markup(folder: Folder) -> None:
-    folder.rejected("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\u202eC", "C" * 500)
-    folder.metrics([{**METRIC, "name": "</script><b>FCD", "description": "<i>"}])
-    page = folder.page(title="<script>alert(2)</script>")
-    written = page[: page.index("<noscript>")]  # the library behind it has such words in its strings
-    assert "<script>alert" not in written and "<img" not in written and "</script><b>" not in written
-    assert "<script>alert(1)</script>" in text_of(page)  # shown, as text
-    assert "\\u202eC" in text_of(page) and "\u202e" not in page
-    assert "… (500 characters)" in text_of(page)
+def test_report_escapes_raw_text_of_the_data(folder: ExperimentFolder) -> None:
+    folder.write_rejected("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\u202eC", "C" * 500)
+    folder.write_metrics([{**METRIC, "name": "</script><b>FCD", "description": "<i>"}])
+    page = folder.render(title="<script>alert(2)</script>")
+    body = page[: page.index("<noscript>")]  # the library behind it has such words in its strings
+    assert "<script>alert" not in body and "<img" not in body and "</script><b>" not in body
+    assert "<script>alert(1)</script>" in get_text(page)  # shown, as text
+    assert "\\u202eC" in get_text(page) and "\u202e" not in page
+    assert "… (500 characters)" in get_text(page)
 
 
-def test_every_header_cell_has_a_scope_and_every_link_a_target(page: str) -> None:
-    elements = Elements(page).found
+def test_report_header_cells_have_a_scope_and_links_a_target(page: str) -> None:
+    elements = Elements(page).elements
     assert all(attributes.get("scope") in {"col", "row"} for tag, attributes in elements if tag == "th")
     targets = {attributes["id"] for _, attributes in elements if "id" in attributes}
     links = {attributes["href"][1:] for tag, attributes in elements if tag == "a"}
@@ -228,27 +226,25 @@ def test_every_header_cell_has_a_scope_and_every_link_a_target(page: str) -> Non
     assert len(named) > 24 and all("aria-label" in attributes for attributes in named)
 
 
-# --- what is missing
+# --- missing and damaged files
 
 
-def test_missing_files_are_named_on_the_page(folder: Folder) -> None:
+def test_report_names_missing_files(folder: ExperimentFolder) -> None:
     for name in ("validation/metrics.json", "validation/molecules.parquet", "validation/reference.parquet",
                  "model/prior.json", "model/history.csv", "model/dimensions.csv",
                  "tokens/rejected.parquet"):  # fmt: skip
         (folder.path / name).unlink()
     folder.dataset.unlink()
-    text = text_of(folder.page())
-    assert (
-        "Incomplete: books.json, validation/metrics.json, model/prior.json, latent/card.json, model/history.csv, "
-        "model/dimensions.csv" in text
-    )
+    text = get_text(folder.render())
+    json_files = "counts.json, validation/metrics.json, model/prior.json, latent/diagnostics.json"
+    assert f"Incomplete: {json_files}, model/history.csv, model/dimensions.csv" in text
     assert "has not been validated yet" in text and "No training history" in text
-    assert "Not drawn, for no value is known: mw, logp, qed, sa, tpsa, rings, heavy_atoms." in text
+    assert "Not drawn, since no value is known: mw, logp, qed, sa, tpsa, rings, heavy_atoms." in text
 
 
-def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
+def test_report_of_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no results"):
-        render(tmp_path, tmp_path / "books.json", title="x")
+        render_report(tmp_path, tmp_path / "counts.json", title="x")
 
 
 @pytest.mark.parametrize(
@@ -261,46 +257,50 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
         "model/history.csv",
     ],
 )
-def test_a_damaged_file_is_named_in_the_error(folder: Folder, name: str) -> None:
+def test_report_of_a_damaged_file_is_an_error_that_names_it(folder: ExperimentFolder, name: str) -> None:
     (folder.path / name).write_bytes(b"")
     with pytest.raises(DataError, match=Path(name).name):
-        folder.page()
+        folder.render()
 
 
-def test_without_a_valid_molecule_the_page_says_so(folder: Folder) -> None:
-    folder.table("validation/molecules.parquet", molecules(3).assign(is_valid=False, reason="unparsable", mw=None))
-    assert "No valid molecule among the samples, so there is nothing to draw. unparsable: 3." in text_of(folder.page())
+def test_report_without_a_valid_sample_says_so(folder: ExperimentFolder) -> None:
+    folder.write_table(
+        "validation/molecules.parquet", make_molecules(3).assign(is_valid=False, reason="unparsable", mw=None)
+    )
+    assert "No valid molecule among the samples, so there is nothing to draw. unparsable: 3." in get_text(
+        folder.render()
+    )
 
 
-def test_unknown_descriptors_and_a_text_that_is_no_molecule_are_shown_as_such(folder: Folder) -> None:
-    table = molecules().assign(qed=np.nan, sa=np.inf, logp=None, is_novel=pd.array([None] * 60, dtype="boolean"))
+def test_report_shows_unknown_descriptors_and_undrawable_molecules_as_such(folder: ExperimentFolder) -> None:
+    table = make_molecules().assign(qed=np.nan, sa=np.inf, logp=None, is_novel=pd.array([None] * 60, dtype="boolean"))
     table.loc[0, "smiles"] = "C1CC"
-    folder.table("validation/molecules.parquet", table)
-    folder.table("validation/reference.parquet", table[["smiles", "mw"]])
-    text = text_of(folder.page())
+    folder.write_table("validation/molecules.parquet", table)
+    folder.write_table("validation/reference.parquet", table[["smiles", "mw"]])
+    text = get_text(folder.render())
     assert "QED – · SA –" in text and "not drawable" in text
-    assert "for no value is known: logp, qed, sa." in text
+    assert "since no value is known: logp, qed, sa." in text
 
 
-def test_one_epoch_is_drawn_as_dots_and_named_in_the_singular(folder: Folder) -> None:
-    folder.table("model/history.csv", history(1))
-    folder.json("model/model.json", {**folder.model, "training": {**folder.model["training"], "epochs_run": 1}})
-    page = folder.page()
-    assert "1 epoch in 4 min 30 s on cpu" in text_of(page)
-    assert any(spec["mark"].get("point") for spec in specs_of(page) if "mark" in spec)
+def test_report_of_one_epoch_draws_dots_and_uses_the_singular(folder: ExperimentFolder) -> None:
+    folder.write_table("model/history.csv", make_history(1))
+    folder.write_json("model/model.json", {**folder.model, "training": {**folder.model["training"], "epochs_run": 1}})
+    page = folder.render()
+    assert "1 epoch in 4 min 30 s on cpu" in get_text(page)
+    assert any(spec["mark"].get("point") for spec in get_specs(page) if "mark" in spec)
 
 
-def test_a_metric_without_a_value_reads_not_measured(folder: Folder) -> None:
-    folder.metrics([{"name": "FCD/Test", "value": None, "n": None, "better": "none", "baselines": None}])
-    text = text_of(folder.page())
+def test_report_metric_without_a_value_reads_not_measured(folder: ExperimentFolder) -> None:
+    folder.write_metrics([{"name": "FCD/Test", "value": None, "n": None, "better": "none", "baselines": None}])
+    text = get_text(folder.render())
     assert "not measured" in text and "No distance to real molecules was measured" in text
 
 
-# --- what it says
+# --- verdict, warnings and key figures
 
 
 @pytest.mark.parametrize(
-    ("value", "tone", "says"),
+    ("value", "tone", "text"),
     [
         (9.3, "between", "between random tokens (43.1) and training molecules (0.100), 93 times as far"),
         (50.0, "poor", "no better than random tokens (43.1)"),
@@ -309,138 +309,149 @@ def test_a_metric_without_a_value_reads_not_measured(folder: Folder) -> None:
         (None, "unknown", "No distance"),
     ],
 )
-def test_the_verdict_places_the_samples_between_null_and_ceiling(value: float | None, tone: str, says: str) -> None:
-    found = summary.verdict([{**METRIC, "value": value}])
-    assert found["tone"] == tone and says in found["text"]
+def test_verdict_places_samples_between_random_baseline_and_training_set_reference(
+    value: float | None, tone: str, text: str
+) -> None:
+    verdict = summary.write_verdict([{**METRIC, "value": value}])
+    assert verdict["tone"] == tone and text in verdict["text"]
 
 
-def test_the_verdict_gives_the_interval() -> None:
-    found = summary.verdict([{**METRIC, "interval": [9.1, 9.5]}])
-    assert "is 9.300 (9.100 to 9.500)" in found["text"]
+def test_verdict_gives_the_interval() -> None:
+    verdict = summary.write_verdict([{**METRIC, "interval": [9.1, 9.5]}])
+    assert "is 9.300 (9.100 to 9.500)" in verdict["text"]
 
 
-def test_a_model_that_learned_by_heart_is_warned_of() -> None:
+def test_report_warns_of_memorisation() -> None:
     metric = {"name": "SNN/Train", "value": 0.7, "interval": [0.69, 0.71], "baselines": {"held_out": 0.6}}
-    assert "(0.700) than held-out molecules are (0.600)" in summary.memorised(metric)
-    assert summary.memorised({**metric, "baselines": {"held_out": 0.695}}) is None
-    assert summary.memorised({**metric, "baselines": {}}) is summary.memorised(None) is None
+    assert "(0.700) than held-out molecules are (0.600)" in summary.warn_of_memorisation(metric)
+    assert summary.warn_of_memorisation({**metric, "baselines": {"held_out": 0.695}}) is None
+    assert summary.warn_of_memorisation({**metric, "baselines": {}}) is summary.warn_of_memorisation(None) is None
 
 
-def test_the_verdict_without_baselines_claims_nothing() -> None:
-    assert summary.verdict([{**METRIC, "baselines": {}}])["tone"] == "unknown"
+def test_verdict_without_baselines_is_unknown() -> None:
+    assert summary.write_verdict([{**METRIC, "baselines": {}}])["tone"] == "unknown"
 
 
-def test_progress_is_none_where_the_metric_cannot_tell_random_tokens_from_training_molecules() -> None:
-    validity = {"value": 1.0, "better": "higher", "baselines": {"random_tokens": 1.0, "training_molecules": 1.0}}
-    novelty = {"value": 0.9, "better": "higher", "baselines": {"random_tokens": 1.0, "training_molecules": 0.0}}
-    assert summary.progress(validity) is None and summary.progress(novelty) is None
-    assert summary.progress(METRIC) == pytest.approx((43.1 - 9.3) / 43.0)
+def test_progress_is_none_where_a_metric_cannot_tell_random_tokens_from_training_molecules() -> None:
+    validity = {"value": 1.0, "better": "higher", "baselines": {"random_baseline": 1.0, "training_set_reference": 1.0}}
+    novelty = {"value": 0.9, "better": "higher", "baselines": {"random_baseline": 1.0, "training_set_reference": 0.0}}
+    assert summary.compute_progress(validity) is None and summary.compute_progress(novelty) is None
+    assert summary.compute_progress(METRIC) == pytest.approx((43.1 - 9.3) / 43.0)
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [("active_units", 12), ("valid_kl_nats", 0.9), ("mutual_information_nats", 0.6)]
-)
-def test_a_collapsed_posterior_raises_a_warning(page: str, folder: Folder, column: str, value: float) -> None:
-    assert "Posterior collapse" not in text_of(page) + folder.notes()
-    folder.table("model/history.csv", history(9).assign(**{column: value}))
-    assert "Posterior collapse" in folder.notes()
+def test_report_warns_of_posterior_collapse_that_training_found(page: str, folder: ExperimentFolder) -> None:
+    assert "Posterior collapse" not in get_text(page) + folder.render_notes()
+    folder.write_json("model/model.json", {**folder.model, "collapsed": True})
+    folder.write_table("model/history.csv", make_history(9).assign(mutual_information_nats=0.6, active_units=12))
+    notes = folder.render_notes()
+    assert "Posterior collapse: mutual information is 0.600 nats, KL 9.000 nats, and 12 of 128 latent units" in notes
 
 
-def test_a_plain_autoencoder_has_no_posterior_to_collapse(folder: Folder) -> None:
-    table = history(9).assign(valid_kl_nats=0.0, active_units=3).drop(columns="mutual_information_nats")
-    folder.table("model/history.csv", table)
-    folder.table("model/dimensions.csv", dimensions(0))
+def test_report_warns_of_posterior_collapse_that_the_latent_diagnostics_found(folder: ExperimentFolder) -> None:
+    folder.write_json("latent/diagnostics.json", make_diagnostics() | {"verdict": "collapsed"})
+    assert "Posterior collapse" in folder.render_notes()
+
+
+def test_report_of_a_plain_autoencoder_has_no_mutual_information_and_no_dimensions(folder: ExperimentFolder) -> None:
+    table = make_history(9).assign(valid_kl_nats=0.0, active_units=3).drop(columns="mutual_information_nats")
+    folder.write_table("model/history.csv", table)
+    folder.write_table("model/dimensions.csv", make_dimensions(0))
     sizes = {"latent_dim": 128, "variational": False}
-    folder.json("model/model.json", {**folder.model, "settings": {"model": sizes, "train": {"seed": 0}}})
-    assert "Posterior collapse" not in folder.notes()
-    assert len(specs_of(folder.page())) == 15  # without the mutual information and the dimensions
+    folder.write_json("model/model.json", {**folder.model, "settings": {"model": sizes, "train": {"seed": 0}}})
+    assert "Posterior collapse" not in folder.render_notes()
+    assert len(get_specs(folder.render())) == 15  # without the mutual information and the dimensions
 
 
-def test_what_the_prior_loses_is_said_beside_what_kind_it_is(folder: Folder) -> None:
-    assert "'prior gap', '2.100', 'FCD/Test lost to the prior (mixture)'" in folder.notes()
-    folder.metrics([{**METRIC, "baselines": {"random_tokens": 43.1, "training_molecules": 0.1}}])
-    assert "prior gap" not in folder.notes()
+def test_report_gives_the_prior_gap_and_the_kind_of_prior(folder: ExperimentFolder) -> None:
+    assert "'prior gap', '2.100', 'FCD/Test lost to the prior (mixture)'" in folder.render_notes()
+    folder.write_metrics([{**METRIC, "baselines": {"random_baseline": 43.1, "training_set_reference": 0.1}}])
+    assert "prior gap" not in folder.render_notes()
 
 
-def test_figures_are_those_of_the_best_epoch(folder: Folder) -> None:
-    folder.table("model/history.csv", history(9).assign(active_units=[60] * 7 + [61, 99]))
-    assert "61 / 128" in folder.notes()
+def test_report_key_figures_are_those_of_the_best_epoch(folder: ExperimentFolder) -> None:
+    folder.write_table("model/history.csv", make_history(9).assign(active_units=[60] * 7 + [61, 99]))
+    assert "61 / 128" in folder.render_notes()
 
 
-def test_a_distance_over_few_molecules_comes_with_a_warning(folder: Folder) -> None:
-    folder.metrics([{**METRIC, "n": 1000}])
-    assert "was taken over 1\u202f000 molecules" in folder.notes()
+def test_report_warns_of_a_distance_over_few_molecules(folder: ExperimentFolder) -> None:
+    folder.write_metrics([{**METRIC, "n": 1000}])
+    assert "was computed with 1\u202f000 molecules" in folder.render_notes()
 
 
-def test_books_that_do_not_close_are_flagged(page: str, folder: Folder) -> None:
-    assert "✓ closed" in text_of(page)
-    folder.json("samples/books.json", {"rows_in": 60, "kept": 50, "rejected": {"empty": 7}, "duplicates": 0})
-    text = text_of(folder.page())
-    assert "✗ 3 unaccounted for" in text and "The books of sample do not close" in text
+def test_report_warns_of_counts_that_do_not_add_up(page: str, folder: ExperimentFolder) -> None:
+    assert "✓ adds up" in get_text(page)
+    folder.write_json("samples/counts.json", {"rows_in": 60, "kept": 50, "rejected": {"empty": 7}, "duplicates": 0})
+    text = get_text(folder.render())
+    assert "✗ 3 unaccounted for" in text and "The counts of sample do not add up" in text
 
 
 @pytest.mark.parametrize(
-    ("stable", "written", "warned"),
+    ("round_trips", "strings_decoded", "is_warning"),
     [(57, 200, False), (20, 1900, True), (0, 60, False)],
-    ids=["most", "few", "nobody asked"],
+    ids=["most", "few", "not filtered"],
 )
-def test_samples_that_ran_out_of_attempts_are_a_warning(folder, stable: int, written: int, warned: bool) -> None:
-    books = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0, "stable": stable, "strings_written": written}
-    folder.json("samples/books.json", books)
-    assert ("40 of 60 samples are strings that no training molecule would have" in text_of(folder.page())) is warned
+def test_report_warns_of_samples_that_ran_out_of_tries(
+    folder: ExperimentFolder, round_trips: int, strings_decoded: int, is_warning: bool
+) -> None:
+    counts = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0}
+    decoding = {"round_trips": round_trips, "strings_decoded": strings_decoded}
+    folder.write_json("samples/counts.json", counts | decoding)
+    assert ("40 of 60 samples do not survive the round trip" in get_text(folder.render())) is is_warning
 
 
-def test_the_page_tells_how_to_get_the_same_again(page: str) -> None:
-    text = text_of(page)
+def test_report_gives_the_commands_that_reproduce_it(page: str) -> None:
+    text = get_text(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text
-    command = "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --attempts 1 --rounds 0"
+    command = (
+        "molvae sample --model results/example/model -n 1000 --seed 0 --temperature 1.0 --max-tries 1 --mcmc-steps 0"
+    )
     assert f"{command} --max-tokens 128 --out samples.csv" in text
 
 
-def test_the_page_tells_what_the_samples_were_to_have(folder) -> None:
+def test_report_gives_the_target_properties_of_samples(folder) -> None:
     metrics = json.loads((folder.path / "validation/metrics.json").read_text())
-    folder.json("validation/metrics.json", {**metrics, "wanted": {"logp": 3.0}, "max_tokens": 64})
-    text = text_of(folder.page())
-    assert """--max-tokens 64 --wanted '{"logp": 3.0}' --out samples.csv""" in text
-    assert 'max_tokens=64, wanted={"logp": 3.0})' in text
+    folder.write_json("validation/metrics.json", {**metrics, "target_properties": {"logp": 3.0}, "max_tokens": 64})
+    text = get_text(folder.render())
+    assert """--max-tokens 64 --target-properties '{"logp": 3.0}' --out samples.csv""" in text
+    assert 'max_tokens=64, target_properties={"logp": 3.0})' in text
 
 
 # --- molecules
 
 
-def test_the_grid_takes_the_first_valid_unique_samples_whatever_the_row_order() -> None:
-    table = molecules()
-    shown = first_valid_unique(table.sample(frac=1, random_state=0), 5)
+def test_first_unique_samples_do_not_depend_on_row_order() -> None:
+    table = make_molecules()
+    shown = select_first_unique(table.sample(frac=1, random_state=0), 5)
     assert shown["index"].tolist() == [0, 1, 2, 3, 5]
 
 
-def test_the_least_plausible_have_most_alarms_then_the_highest_sa() -> None:
-    table = molecules(12)
+def test_least_plausible_samples_have_most_flags_then_the_highest_sa() -> None:
+    table = make_molecules(12)
     table["sa"] = table["sa"].astype(float)
-    table.loc[3, ["oddities", "alerts"]] = ["1 radical electron; 12-membered ring", "MCF4"]
+    table.loc[3, ["structural_flags", "alerts"]] = ["1 radical electron; 12-membered ring", "MCF4"]
     table.loc[5, "sa"] = 6.5
     table.loc[6, "sa"] = np.nan
-    shown = least_plausible(table, 4)
+    shown = select_least_plausible(table, 4)
     assert shown["index"].tolist() == [3, 5, 11, 10]
-    assert alarms(shown.iloc[0].to_dict()) == ["1 radical electron", "12-membered ring", "MCF4"]
-    assert 6 not in least_plausible(table, 99)["index"].tolist()
+    assert list_flags(shown.iloc[0].to_dict()) == ["1 radical electron", "12-membered ring", "MCF4"]
+    assert 6 not in select_least_plausible(table, 99)["index"].tolist()
 
 
-def test_a_drawing_takes_the_text_colour_of_the_page_and_has_no_background() -> None:
-    svg = molecule_svg("CC(=O)Nc1ccc(O)cc1")
+def test_drawing_takes_the_text_colour_of_the_page_and_has_no_background() -> None:
+    svg = draw_svg("CC(=O)Nc1ccc(O)cc1")
     assert svg.startswith("<svg") and "currentColor" in svg and "<rect" not in svg and "#000000" not in svg
-    assert molecule_svg("C1CC") is None and molecule_svg("") is None
+    assert draw_svg("C1CC") is None and draw_svg("") is None
 
 
-def test_a_sketch_is_small_and_has_bonds_and_labels_in_their_colours() -> None:
-    text = unquote(sketch("CC(=O)Nc1ccc(O)cc1"))
+def test_tooltip_drawing_is_small_and_has_bonds_and_labels_in_their_colours() -> None:
+    text = unquote(draw_tooltip_svg("CC(=O)Nc1ccc(O)cc1"))
     assert text.startswith("<path fill='none' d='M") and len(text) < 700
     (oxygens,) = re.findall(r"<text fill='crimson' font-size='\d+' x='([\d ]+)' y='[\d ]+'>(\w+)<", text)
     assert oxygens[1] in {"OHO", "OOH", "HOO"} and len(oxygens[0].split()) == 3
     assert "royalblue" in text and "fill='black' d=" not in text
-    assert "fill='black' d=" in unquote(sketch("C[C@H](F)Cl")), "a wedge"
-    assert sketch("C1CC") == sketch("") == ""
-    whole = SKETCH_START + sketch("c1ccccc1") + SKETCH_END
+    assert "fill='black' d=" in unquote(draw_tooltip_svg("C[C@H](F)Cl")), "a wedge"
+    assert draw_tooltip_svg("C1CC") == draw_tooltip_svg("") == ""
+    whole = TOOLTIP_START + draw_tooltip_svg("c1ccccc1") + TOOLTIP_END
     assert whole.startswith("data:image/svg+xml,")
     assert ElementTree.fromstring(unquote(whole.partition(",")[2])).attrib["viewBox"] == "0 0 380 260"
 
@@ -452,75 +463,80 @@ COORDINATES = [
 ]
 
 
-def maps(count: int = 20) -> pd.DataFrame:
-    """Molecules on maps as `latent` writes them."""
-    table = molecules(count)[["smiles", *charts.PROPERTIES]].assign(row=range(1, count + 1))
+def make_projections(count: int = 20) -> pd.DataFrame:
+    """Projections as `latent` writes them."""
+    table = make_molecules(count)[["smiles", *CHARTED_DESCRIPTORS]].assign(row=range(1, count + 1))
     return table.assign(**{name: np.linspace(k, k + 1.23456, count) for k, name in enumerate(COORDINATES)})
 
 
-def card() -> dict:
-    """A health card without training molecules."""
-    near = {"neighbors": 0.1, "rank_correlation": 0.2}
-    shares = {"stable": 0.8, "good": 0.5}
-    way = {"stable": 0.7, "distinct": 0.6, "logp_step": 0.3, "qed_step": None}
+def make_diagnostics() -> dict:
+    """Latent diagnostics without training molecules."""
+    order = {"neighbors": 0.1, "rank_correlation": 0.2}
+    fractions = {"round_trip": 0.8, "good": 0.5}
+    path = {"round_trip": 0.7, "distinct": 0.6, "logp_step": 0.3, "qed_step": None}
     return {
-        "verdict": "healthy", "meaning": "molecules come back", "n": 300, "linear": None,
-        "use": {"mutual_information_nats": 5.0, "mutual_information_at_most": 5.7, "active_units": 60,
+        "verdict": "healthy", "meaning": "molecules are reconstructed", "n": 300, "pca": None,
+        "usage": {"mutual_information_nats": 5.0, "mutual_information_at_most": 5.7, "active_units": 60,
                 "latent_dim": 64},
-        "aggregate_posterior": {"mmd": 0.01, "mmd_null": 0.001},
+        "aggregate_posterior": {"mmd": 0.01, "mmd_between_prior_draws": 0.001},
         "reconstruction": {"same_molecule": 0.95, "same_molecule_from_draw": 0.7, "similarity": 0.9,
-                           "principal_components_of_tokens": None},
-        "completeness": {"prior": shares, "posterior": shares, "random_tokens": shares, "molecules_at": [0.9, 1, 1.1],
-                         "by_radius": [{"radius": 1.0, **shares}], "principal_components_of_tokens": None},
-        "continuity": {"latent": near, "similarity_of_random_pairs": 0.14, "principal_components_of_tokens": None,
-                       "around": [{"spread": 1.0, "similarity": 0.5}], "principal_components_of_fingerprints": near,
-                       "chance": near},
-        "interpolation": {"ways": 50, "steps": 8, "latent": way, "principal_components_of_tokens": None,
+                           "pca_of_tokens": None},
+        "completeness": {"prior": fractions, "posterior": fractions, "random_baseline": fractions,
+                         "molecule_radii": [0.9, 1, 1.1], "by_radius": [{"radius": 1.0, **fractions}],
+                         "pca_of_tokens": None},
+        "continuity": {"latent": order, "similarity_of_random_pairs": 0.14, "pca_of_tokens": None,
+                       "neighborhoods": [{"spread": 1.0, "similarity": 0.5}], "pca_of_fingerprints": order,
+                       "chance": order},
+        "interpolation": {"paths": 50, "steps": 8, "latent": path, "pca_of_tokens": None,
                           "chance": {"logp_step": 0.7, "qed_step": 0.14}},
-        "maps": {"n": 20, "explained_variance": {"latent": [0.21, 0.12], "fingerprint": [0.04, 0.03]}},
+        "projections": {"n": 20, "explained_variance": {"latent": [0.21, 0.12], "fingerprint": [0.04, 0.03]}},
     }  # fmt: skip
 
 
-def test_the_card_is_a_table_with_what_stands_beside_the_model(folder: Folder) -> None:
-    folder.json("latent/card.json", card())
-    text = text_of(folder.page())
-    assert "molecules that come back from the mean 0.950 – – –" in text
+def test_latent_diagnostics_are_a_table_with_their_baselines(folder: ExperimentFolder) -> None:
+    folder.write_json("latent/diagnostics.json", make_diagnostics())
+    text = get_text(folder.render())
+    assert "molecules reconstructed from the mean 0.950 – – –" in text
     assert "neighbours that are most similar, too 0.100 – 0.100 0.100 of the ten nearest" in text
-    assert "change of logP a step 0.300 – – 0.700 an even way 0.1" in text
-    assert "not measured, for there are no training molecules" in text
-    linear = {"dimensions": 64, "explained_variance": 0.613}
-    back = card()["reconstruction"] | {"principal_components_of_tokens": {"same_molecule": 0.02, "similarity": 0.3}}
-    folder.json("latent/card.json", card() | {"linear": linear, "reconstruction": back})
-    text = text_of(folder.page())
+    assert "change of logP per step 0.300 – – 0.700 an even path has 0.1" in text
+    assert "not measured, since there are no training molecules" in text
+    pca = {"dimensions": 64, "explained_variance": 0.613}
+    reconstruction = make_diagnostics()["reconstruction"] | {
+        "pca_of_tokens": {"same_molecule": 0.02, "similarity": 0.3}
+    }
+    folder.write_json("latent/diagnostics.json", make_diagnostics() | {"pca": pca, "reconstruction": reconstruction})
+    text = get_text(folder.render())
     assert "from the mean 0.950 0.020 – –" in text and "(61 % of the variance)" in text
 
 
-def test_the_maps_are_there_with_every_molecule_once(folder: Folder) -> None:
-    folder.json("latent/card.json", card())
-    folder.table("latent/maps.parquet", maps())
-    page = folder.page()
-    (spec,) = [spec for spec in specs_of(page) if "concat" in spec]
+def test_projections_show_every_molecule_once(folder: ExperimentFolder) -> None:
+    folder.write_json("latent/diagnostics.json", make_diagnostics())
+    folder.write_table("latent/projections.parquet", make_projections())
+    page = folder.render()
+    (spec,) = [spec for spec in get_specs(page) if "concat" in spec]
     (rows,) = spec["datasets"].values()
-    assert [row["smiles"] for row in rows] == maps()["smiles"].tolist() and all(row["drawing"] for row in rows)
-    assert [part["title"]["text"] for part in spec["concat"]] == list(charts.MAPS.values())
-    assert "20 held-out molecules by their latent means" in text_of(page)
+    assert [row["smiles"] for row in rows] == make_projections()["smiles"].tolist() and all(
+        row["drawing"] for row in rows
+    )
+    assert [part["title"]["text"] for part in spec["concat"]] == list(charts.PROJECTIONS.values())
+    assert "20 held-out molecules by their latent means" in get_text(page)
 
 
-@pytest.mark.parametrize("table", [None, maps(0)], ids=["no file", "turned off"])
-def test_without_maps_there_is_no_such_section(folder: Folder, table: pd.DataFrame | None) -> None:
-    folder.json("latent/card.json", card())
+@pytest.mark.parametrize("table", [None, make_projections(0)], ids=["no file", "turned off"])
+def test_report_without_projections_has_no_such_section(folder: ExperimentFolder, table: pd.DataFrame | None) -> None:
+    folder.write_json("latent/diagnostics.json", make_diagnostics())
     if table is not None:
-        folder.table("latent/maps.parquet", table)
-    page = folder.page()
-    assert "held-out molecules by" not in text_of(page) and not any("concat" in spec for spec in specs_of(page))
-    assert "Latent space" in text_of(page)
+        folder.write_table("latent/projections.parquet", table)
+    page = folder.render()
+    assert "held-out molecules by" not in get_text(page) and not any("concat" in spec for spec in get_specs(page))
+    assert "Latent space" in get_text(page)
 
 
-def test_a_map_colours_by_the_property_that_the_reader_chooses_of_those_known() -> None:
-    table = maps().assign(qed=np.nan)
-    chart = charts.map_charts(table, card())["maps"].to_dict(validate=True)
-    (choice,) = [one for one in chart["params"] if one["name"] == "shown"]
-    assert choice["value"] == "logp" and choice["bind"]["options"] == [p for p in charts.PROPERTIES if p != "qed"]
+def test_projection_is_coloured_by_the_descriptor_that_the_reader_chooses() -> None:
+    table = make_projections().assign(qed=np.nan)
+    chart = charts.build_projection_chart(table, make_diagnostics()).to_dict(validate=True)
+    (choice,) = [param for param in chart["params"] if param["name"] == "shown"]
+    assert choice["value"] == "logp" and choice["bind"]["options"] == [p for p in CHARTED_DESCRIPTORS if p != "qed"]
     assert [part["encoding"]["x"]["title"] for part in chart["concat"][:2]] == [
         "component 1 (21% of variance)", "component 1 (4% of variance)",
     ]  # fmt: skip
@@ -532,78 +548,88 @@ def test_a_map_colours_by_the_property_that_the_reader_chooses_of_those_known() 
 
 
 def test_charts_carry_bins_and_epochs_never_molecules(page: str) -> None:
-    specs = specs_of(page)
+    specs = get_specs(page)
     assert len(specs) == 17
     rows = [len(data) for spec in specs for data in spec["datasets"].values()]
     assert max(rows) <= max(2 * charts.BINS + 3, 128)  # 128 latent dimensions
     assert all(spec["description"] for spec in specs)
 
 
-def test_shares_sum_to_one_with_outliers_in_the_outermost_bins() -> None:
+def test_bin_fractions_sum_to_one_with_outliers_in_the_outermost_bins() -> None:
     values = np.concatenate([np.linspace(0, 1, 1000), [1e6, -1e6]])
-    edges = charts.bin_edges(values, whole=False)
-    found = charts.shares(values, edges)
-    assert edges[-1] < 2 and found.sum() == pytest.approx(1, abs=1e-4)
-    assert charts.shares(np.array([]), edges).sum() == 0
+    edges = charts.compute_bin_edges(values, is_count=False)
+    fractions = charts.compute_bin_fractions(values, edges)
+    assert edges[-1] < 2 and fractions.sum() == pytest.approx(1, abs=1e-4)
+    assert charts.compute_bin_fractions(np.array([]), edges).sum() == 0
 
 
-def test_bins_of_whole_numbers_are_centred_on_them() -> None:
-    assert charts.bin_edges(np.array([0, 1, 1, 3]), whole=True).tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5]
-    assert len(charts.bin_edges(np.arange(1000), whole=True)) <= 2 * charts.BINS + 2
+def test_bins_of_counts_are_centred_on_whole_numbers() -> None:
+    assert charts.compute_bin_edges(np.array([0, 1, 1, 3]), is_count=True).tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5]
+    assert len(charts.compute_bin_edges(np.arange(1000), is_count=True)) <= 2 * charts.BINS + 2
 
 
-def test_a_property_of_one_value_still_has_bins() -> None:
-    assert charts.histogram("qed", pd.Series([0.5, 0.5]), pd.Series([], dtype=float)) is not None
-    assert charts.histogram("qed", pd.Series([np.nan]), pd.Series([], dtype=float)) is None
+def test_descriptor_with_one_value_still_has_bins() -> None:
+    assert charts.build_histogram("qed", pd.Series([0.5, 0.5]), pd.Series([], dtype=float)) is not None
+    assert charts.build_histogram("qed", pd.Series([np.nan]), pd.Series([], dtype=float)) is None
 
 
 def test_each_chart_is_valid_vega_lite() -> None:
-    found = {**charts.training_charts(history(3)), **charts.property_charts(molecules(), molecules())}
-    assert set(found) == {*charts.CURVES, *charts.TITLES}
-    found["dimensions"] = charts.dimension_chart(dimensions(3), 3)
-    for chart in found.values():
+    descriptor_charts = charts.build_descriptor_charts(make_molecules(), make_molecules())
+    all_charts = {**charts.build_training_charts(make_history(3)), **descriptor_charts}
+    assert set(all_charts) == {*charts.CURVES, *charts.TITLES}
+    all_charts["dimensions"] = charts.build_dimension_chart(make_dimensions(3), 3)
+    for chart in all_charts.values():
         chart.to_dict(validate=True)  # raises SchemaValidationError
 
 
 def test_charts_can_be_saved_as_svg(tmp_path: Path) -> None:
-    chart = charts.property_charts(molecules(), molecules())["mw"]
+    chart = charts.build_descriptor_charts(make_molecules(), make_molecules())["mw"]
     chart.save(tmp_path / "mw.svg")
     assert "molecular weight" in (tmp_path / "mw.svg").read_text("utf-8")
 
 
-def test_the_dimensions_of_the_best_epoch_are_drawn_by_their_kl_and_those_of_none_are_not() -> None:
-    spec = charts.dimension_chart(dimensions(5), 4).to_dict()
+def test_dimension_chart_shows_the_best_epoch_by_kl() -> None:
+    spec = charts.build_dimension_chart(make_dimensions(5), 4).to_dict()
     (rows,) = spec["datasets"].values()
     assert [round(row["kl_nats"], 9) for row in rows] == [0.8] * 64 + [0.0] * 64
     assert [row["rank"] for row in rows] == list(range(1, 129))
-    assert charts.dimension_chart(dimensions(5), 6) is charts.dimension_chart(dimensions(0), None) is None
+    assert (
+        charts.build_dimension_chart(make_dimensions(5), 6)
+        is charts.build_dimension_chart(make_dimensions(0), None)
+        is None
+    )
 
 
-def test_several_rows_an_epoch_are_drawn_over_steps() -> None:
-    table = pd.concat([history(2), history(2).assign(step=[100, 200])])
-    spec = charts.training_charts(table)["total"].to_dict()
+def test_training_chart_with_several_rows_an_epoch_is_drawn_over_steps() -> None:
+    table = pd.concat([make_history(2), make_history(2).assign(step=[100, 200])])
+    spec = charts.build_training_charts(table)["total"].to_dict()
     assert spec["encoding"]["x"]["field"] == "step"
 
 
-# --- words
+# --- formatting
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (np.nan, "–"), (21900, "21\u202f900"), (0.5, "0.500"), (43.14, "43.1"), (1e-5, "1.00e-05")],
 )
-def test_a_figure_is_written_for_a_person(value: object, text: str) -> None:
-    assert summary.number(value) == text
+def test_number_is_formatted_for_a_reader(value: object, text: str) -> None:
+    assert format_number(value) == text
 
 
 def test_durations_and_raw_texts_are_readable() -> None:
-    assert [duration(s) for s in (0.2, 270.1, 7200, None)] == ["under 1 s", "4 min 30 s", "2 h", "an unknown time"]
-    assert visible("C\n\x1b[0m\ud800") == "C\\u000a\\u001b[0m\\ud800"
+    assert [format_duration(s) for s in (0.2, 270.1, 7200, None)] == [
+        "under 1 s",
+        "4 min 30 s",
+        "2 h",
+        "an unknown time",
+    ]
+    assert escape_text("C\n\x1b[0m\ud800") == "C\\u000a\\u001b[0m\\ud800"
 
 
-def test_the_page_of_a_fine_tuned_model_says_which_symbols_were_learned(folder: Folder) -> None:
-    books = json.loads((folder.path / "tokens/books.json").read_text())
-    start = {"start": "pretrained:moses", "new_symbols": {"[I]": 6, "[Se]": 1}, "dropped_symbols": {}}
-    folder.json("tokens/books.json", books | start)
-    said = "Symbols that pretrained:moses lacked, learned: [I]: 6, [Se]: 1; molecules rejected for one: none."
-    assert said in text_of(folder.page())
+def test_report_of_a_fine_tuned_model_names_the_symbols_it_learned(folder: ExperimentFolder) -> None:
+    counts = json.loads((folder.path / "tokens/counts.json").read_text())
+    symbols = {"base_model": "pretrained:moses", "new_symbols": {"[I]": 6, "[Se]": 1}, "dropped_symbols": {}}
+    folder.write_json("tokens/counts.json", counts | symbols)
+    sentence = "pretrained:moses lacked, now learned: [I]: 6, [Se]: 1; molecules rejected for an unknown symbol: none."
+    assert f"Symbols that {sentence}" in get_text(folder.render())

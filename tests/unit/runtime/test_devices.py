@@ -1,4 +1,4 @@
-"""GPUs of a workstation, with an nvidia-smi that is a script: no process has one that another has."""
+"""GPUs of a workstation, with an nvidia-smi that is a script: no two processes use the same GPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from molvae.errors import MolvaeError
 from molvae.runtime import devices
 
-HOLD = (
+HOLD_PROGRAM = (
     "import sys; from molvae.runtime.devices import take_gpus\n"
-    "print('asks', flush=True)\n"
+    "print('asking', flush=True)\n"
     "print(','.join(take_gpus(int(sys.argv[1]))), flush=True); sys.stdin.read()"
 )
 
 
 @pytest.fixture
 def workstation(tmp_path, monkeypatch):
-    """workstation(free memory of each GPU) puts an nvidia-smi on the path; locks lie in a folder of their own."""
+    """A function that installs an nvidia-smi, given the free memory of each GPU; locks lie in a folder of the test."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(devices, "_held", [])
@@ -46,14 +46,16 @@ def workstation(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hold():
-    """hold(n) starts a process that takes n GPUs and holds them; it ends with the test at the latest."""
+    """A function that starts a process that takes n GPUs and holds them, at the latest until the test ends."""
     started = []
 
     def start(count: int) -> subprocess.Popen:
         started.append(
-            subprocess.Popen([sys.executable, "-c", HOLD, str(count)], text=True, stdin=-1, stdout=-1, stderr=-3)
+            subprocess.Popen(
+                [sys.executable, "-c", HOLD_PROGRAM, str(count)], text=True, stdin=-1, stdout=-1, stderr=-3
+            )
         )
-        assert started[-1].stdout.readline() == "asks\n"
+        assert started[-1].stdout.readline() == "asking\n"
         return started[-1]
 
     yield start
@@ -62,7 +64,7 @@ def hold():
         process.communicate()
 
 
-def test_no_two_processes_have_one_gpu_and_one_that_ends_gives_its_own_back(workstation, hold):
+def test_processes_never_share_a_gpu_and_release_it_when_they_end(workstation, hold):
     workstation(100, 300, 200)
     first, second = hold(1), hold(2)
     names = [set(process.stdout.readline().strip().split(",")) for process in (first, second)]
@@ -73,18 +75,18 @@ def test_no_two_processes_have_one_gpu_and_one_that_ends_gives_its_own_back(work
     assert {third.stdout.readline().strip()} == names[0]
 
 
-def test_the_gpu_with_most_free_memory_comes_first_and_is_all_that_is_seen(workstation):
+def test_gpu_with_most_free_memory_is_taken_first_and_is_the_only_one_visible(workstation):
     workstation(100, 300, 200)
     assert devices.take_gpus(1) == ["GPU-1"] and os.environ[devices.VISIBLE] == "GPU-1"
 
 
-def test_of_what_a_user_has_chosen_only_that_is_taken(workstation, monkeypatch):
+def test_gpus_are_taken_only_among_those_the_user_has_chosen(workstation, monkeypatch):
     workstation(100, 300, 200)
     monkeypatch.setenv(devices.VISIBLE, "0,2")
     assert devices.take_gpus(2) == ["GPU-2", "GPU-0"]
 
 
-def test_what_a_scheduler_or_torchrun_has_chosen_stays(workstation, monkeypatch):
+def test_gpus_chosen_by_a_scheduler_or_torchrun_are_left_as_they_are(workstation, monkeypatch):
     workstation(100, 300)
     for name in ("SLURM_JOB_ID", "LOCAL_RANK"):
         with monkeypatch.context() as patch:
@@ -94,7 +96,7 @@ def test_what_a_scheduler_or_torchrun_has_chosen_stays(workstation, monkeypatch)
 
 
 @pytest.mark.parametrize("name", devices.SCHEDULERS)
-def test_in_an_allocation_of_several_gpus_each_process_takes_its_own(workstation, monkeypatch, hold, name):
+def test_processes_in_an_allocation_of_several_gpus_take_different_ones(workstation, monkeypatch, hold, name):
     workstation(100, 300, 200)
     monkeypatch.setenv(name, "1")
     first, second = hold(1), hold(2)
@@ -103,7 +105,7 @@ def test_in_an_allocation_of_several_gpus_each_process_takes_its_own(workstation
     assert devices.take_gpus(3) == []  # as many as are there: they are what the job was granted
 
 
-def test_a_user_without_a_name_takes_gpus_too(workstation, monkeypatch):
+def test_gpus_can_be_taken_by_a_user_without_a_name(workstation, monkeypatch):
     workstation(100)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
@@ -111,24 +113,24 @@ def test_a_user_without_a_name_takes_gpus_too(workstation, monkeypatch):
     assert devices.take_gpus(1) == ["GPU-0"]
 
 
-def test_more_than_there_are_is_an_error_and_none_is_none(workstation):
+def test_taking_more_gpus_than_exist_is_an_error_and_taking_none_takes_none(workstation):
     workstation(100)
     with pytest.raises(MolvaeError, match="2 GPUs were granted, and 1 can be used"):
         devices.take_gpus(2)
     assert devices.take_gpus(0) == [] and devices.VISIBLE not in os.environ
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_a_machine_without_gpu_computes_on_the_cpu(workstation, monkeypatch, broken):
-    if broken:
+@pytest.mark.parametrize("has_driver", [True, False])
+def test_machine_without_a_gpu_computes_on_the_cpu(workstation, monkeypatch, has_driver):
+    if has_driver:
         workstation(status=9)  # a driver without a card
     else:
         monkeypatch.setenv("PATH", "")
     assert devices.choose_device(1) == torch.device("cpu")
-    devices.launch(2)  # returns
+    devices.launch_torchrun(2)  # returns
 
 
-def test_a_job_without_a_gpu_runs_on_the_cpu_and_one_of_several_on_that_of_its_rank(workstation, monkeypatch):
+def test_device_is_the_cpu_without_granted_gpus_and_else_the_gpu_of_the_rank(workstation, monkeypatch):
     workstation(100)
     assert devices.choose_device(0) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -138,24 +140,20 @@ def test_a_job_without_a_gpu_runs_on_the_cpu_and_one_of_several_on_that_of_its_r
     assert devices.choose_device(4) == torch.device("cuda", 3)
 
 
-def test_several_gpus_are_a_process_each_and_what_they_learned_is_saved_when_they_are_stopped(
-    workstation, featurised, tmp_path
-):
+def test_several_gpus_get_a_process_each_and_their_training_is_saved_when_stopped(workstation, featurised, tmp_path):
     """Under the real torchrun; without CUDA its processes meet on the CPU."""
     workstation(100, 300)
     sizes = ("--embedding-dim", "4", "--latent-dim", "3", "--encoder-hidden", "5", "--decoder-hidden", "5")
     command = ["train", featurised(20, 5), "--out", tmp_path / "model", *sizes, "--gpus", "2", "--threads", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "molvae", *map(str, command), "--epochs", "100000", "--patience", "100000"],
-        text=True, stderr=-1, cwd=tmp_path,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "molvae", *map(str, command), "--epochs", "100000", "--patience", "100000"]
+    process = subprocess.Popen(command, text=True, stderr=-1, cwd=tmp_path)
     try:
-        said = iter(process.stderr.readline, "")
-        assert next(line for line in said if "using GPU" in line).strip().endswith("GPU-1, GPU-0")
-        assert next(line for line in said if "epoch 3" in line)
+        lines = iter(process.stderr.readline, "")
+        assert next(line for line in lines if "using GPU" in line).strip().endswith("GPU-1, GPU-0")
+        assert next(line for line in lines if "epoch 3" in line)
         process.send_signal(signal.SIGTERM)
         rest = process.communicate(timeout=60)[1]
     finally:
         process.kill()
-    assert process.returncode > 0 and "the same command goes on from there" in rest, rest
+    assert process.returncode > 0 and "the same command resumes from there" in rest, rest
     assert list((tmp_path / "checkpoints").iterdir()) and not (tmp_path / "model/model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Files whole or not at all."""
+"""Files that are written whole or not at all, and their digests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import sys
 import pytest
 
 from molvae.errors import DataError
-from molvae.runtime.files import fingerprint, read_json, replacing, sampled_digest, sha256, write_json
+from molvae.runtime.files import (
+    atomic_write,
+    compute_json_hash,
+    compute_sampled_digest,
+    compute_sha256,
+    read_json,
+    write_json,
+)
 
 
-def test_a_file_is_replaced_only_if_the_block_ends_well(tmp_path):
+def test_atomic_write_replaces_a_file_only_if_its_block_ends_without_an_error(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -28,25 +35,25 @@ def test_a_file_is_replaced_only_if_the_block_ends_well(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 10, 65_536, 9_000_000])
-def test_another_file_has_another_digest_wherever_it_differs(tmp_path, size):
+def test_sampled_digest_changes_wherever_two_files_differ(tmp_path, size):
     path, content = tmp_path / "a.csv", bytes(range(250)) * (size // 250) + b"x" * (size % 250)
     path.write_bytes(content)
-    before = sampled_digest(path)
-    assert sampled_digest(path) == before
+    before = compute_sampled_digest(path)
+    assert compute_sampled_digest(path) == before
     path.write_bytes(content + b"y")
-    assert sampled_digest(path) != before
+    assert compute_sampled_digest(path) != before
     for place in range(0, size, 1_000_000):  # rows taken out at one end and put in at the other
         path.write_bytes(content[:place] + content[place + 100 :] + content[place : place + 100])
-        assert sampled_digest(path) != before or size == 10
+        assert compute_sampled_digest(path) != before or size == 10
 
 
-def test_a_write_that_is_killed_leaves_the_old_file(tmp_path):
+def test_atomic_write_that_is_killed_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     program = """if True:
         import os, sys
-        from molvae.runtime.files import replacing
-        with replacing(sys.argv[1]) as temporary, open(temporary, "w") as file:
+        from molvae.runtime.files import atomic_write
+        with atomic_write(sys.argv[1]) as temporary, open(temporary, "w") as file:
             file.write("half")
             file.flush()
             os.kill(os.getpid(), 9)
@@ -55,19 +62,19 @@ def test_a_write_that_is_killed_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_write_json_creates_missing_folders(tmp_path):
     write_json(tmp_path / "a" / "b" / "c.json", {"x": 1})
     assert read_json(tmp_path / "a" / "b" / "c.json") == {"x": 1}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_json_with_values_that_json_lacks_is_not_written(tmp_path, value):
+def test_write_json_refuses_numbers_that_json_lacks(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": value})
     assert not list(tmp_path.iterdir())
 
 
-def test_json_that_is_not_there_or_none_is_said_so_with_the_name_of_the_file(tmp_path):
+def test_read_json_names_a_file_that_is_missing_or_no_json(tmp_path):
     with pytest.raises(DataError, match=r"a\.json: no such file\. Run the stage that writes it first"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"{\xff")
@@ -75,11 +82,11 @@ def test_json_that_is_not_there_or_none_is_said_so_with_the_name_of_the_file(tmp
         read_json(tmp_path / "a.json")
 
 
-def test_a_checksum_is_that_of_the_bytes(tmp_path):
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
-    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+    assert compute_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
 
 
-def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
-    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
-    assert fingerprint({"a": 1, "b": [2]}) != fingerprint({"a": 1, "b": [3]})
+def test_config_hash_depends_on_values_and_not_on_the_order_of_keys():
+    assert compute_json_hash({"a": 1, "b": [2]}) == compute_json_hash({"b": [2], "a": 1})
+    assert compute_json_hash({"a": 1, "b": [2]}) != compute_json_hash({"a": 1, "b": [3]})

@@ -1,4 +1,4 @@
-"""Stage `fetch`: a data set from a path or an address, checked and laid down as rows."""
+"""Stage `fetch`: a data set from a path or a URL, checked and written as rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from molvae.config import DataSettings
-from molvae.data import readers
+from molvae.data import moses, readers
 from molvae.errors import DataError
-from molvae.runtime.files import sha256
+from molvae.runtime.files import compute_sha256
 from molvae.stages import fetch as stage
 from molvae.stages.fetch import fetch
 
@@ -24,12 +24,12 @@ TEXT = "SMILES,SPLIT\nCCO,train\nC\xe9,test\nshort\n\nN,train\n".encode("latin-1
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine; `.asked` are the paths it was asked for, `.cut` breaks off its answers."""
+    """A web server on this machine; `.requests` are the paths asked for, `.cut` is the length answers break off at."""
     (tmp_path / "web" / "a").mkdir(parents=True)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):  # noqa: N802
-            httpd.asked.append(self.path)
+            httpd.requests.append(self.path)
             super().do_GET()
 
         def copyfile(self, source, outputfile):
@@ -40,7 +40,7 @@ def server(tmp_path):
 
     handler = functools.partial(Handler, directory=tmp_path / "web")
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    httpd.asked, httpd.cut, httpd.folder = [], None, tmp_path / "web"
+    httpd.requests, httpd.cut, httpd.folder = [], None, tmp_path / "web"
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -50,88 +50,90 @@ def server(tmp_path):
     httpd.server_close()
 
 
-def rows(path):
+def read_rows(path):
     return pyarrow.parquet.read_table(path).to_pydict()
 
 
-def test_every_record_becomes_a_numbered_row_and_the_books_count_them(tmp_path):
+def test_every_record_of_a_source_becomes_a_numbered_row_and_is_counted(tmp_path):
     (tmp_path / "raw.csv").write_bytes(TEXT)
-    books = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "data" / "set.parquet")
-    assert rows(tmp_path / "data" / "set.parquet") == {
-        "row": [1, 2, 3, 4, 5], "smiles": ["CCO", "C\\xe9", "short", "", "N"],
-        "split": ["train", None, None, None, "train"], "problem": [None, "not_utf8", "too_few_columns", None, None],
-    }  # fmt: skip
-    assert books == json.loads((tmp_path / "data" / "set.json").read_text())
-    assert (books["rows_in"], books["kept"], books["rejected"]) == (5, 5, {})
-    assert books["splits"] == {"train": 2}
-    assert books["sha256"] == sha256(tmp_path / "raw.csv")
-    assert books["dataset"] == "set" and books["source"] == str(tmp_path / "raw.csv")
+    counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "data" / "set.parquet")
+    assert read_rows(tmp_path / "data" / "set.parquet") == {
+        "row": [1, 2, 3, 4, 5],
+        "smiles": ["CCO", "C\\xe9", "short", "", "N"],
+        "split": ["train", None, None, None, "train"],
+        "problem": [None, "not_utf8", "too_few_columns", None, None],
+    }
+    assert counts == json.loads((tmp_path / "data" / "set.json").read_text())
+    assert (counts["rows_in"], counts["kept"], counts["rejected"]) == (5, 5, {})
+    assert counts["splits"] == {"train": 2}
+    assert counts["sha256"] == compute_sha256(tmp_path / "raw.csv")
+    assert counts["dataset"] == "set" and counts["source"] == str(tmp_path / "raw.csv")
 
 
-def test_rows_are_numbered_through_groups_and_none_is_lost_at_their_borders(tmp_path, monkeypatch):
+def test_rows_are_numbered_across_row_groups_and_none_is_lost_between_two_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "ROW_GROUP", 10)
     monkeypatch.setattr(stage, "ROW_GROUP", 10)
     for count in (1, 9, 10, 11, 20):
         (tmp_path / "raw.smi").write_text("".join(f"{'C' * n}\n" for n in range(1, count + 1)))
         fetch(DataSettings(source=str(tmp_path / "raw.smi")), tmp_path / "set.parquet")
-        table = rows(tmp_path / "set.parquet")
+        table = read_rows(tmp_path / "set.parquet")
         assert table["row"] == list(range(1, count + 1))
-        assert [len(one) for one in table["smiles"]] == table["row"]
+        assert [len(smiles) for smiles in table["smiles"]] == table["row"]
 
 
-def test_a_checksum_that_does_not_hold_is_an_error_with_both_sums_and_writes_nothing(tmp_path):
+def test_a_source_with_another_checksum_is_an_error_with_both_sums_and_writes_nothing(tmp_path):
     (tmp_path / "raw.csv").write_bytes(TEXT)
-    good = sha256(tmp_path / "raw.csv")
-    fetch(DataSettings(source=str(tmp_path / "raw.csv"), sha256=good), tmp_path / "good.parquet")
-    with pytest.raises(DataError, match=rf"raw\.csv: its SHA-256 is {good}, data\.sha256 asks for {'0' * 64}"):
+    checksum = compute_sha256(tmp_path / "raw.csv")
+    fetch(DataSettings(source=str(tmp_path / "raw.csv"), sha256=checksum), tmp_path / "good.parquet")
+    with pytest.raises(DataError, match=rf"raw\.csv: its SHA-256 is {checksum}, data\.sha256 asks for {'0' * 64}"):
         fetch(DataSettings(source=str(tmp_path / "raw.csv"), sha256="0" * 64), tmp_path / "bad.parquet")
     assert not list(tmp_path.glob("bad*"))
 
 
 @pytest.mark.parametrize("source", ["nowhere.csv", "folder.csv"])
-def test_a_source_that_is_no_file_is_an_error_with_the_key_to_check(tmp_path, source):
+def test_a_source_that_is_no_file_is_an_error_that_names_it(tmp_path, source):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=rf"{source}: no such file. Check the path"):
         fetch(DataSettings(source=str(tmp_path / source)), tmp_path / "set.parquet")
 
 
-def test_a_source_that_breaks_in_the_middle_leaves_no_half_of_it(tmp_path):
+def test_a_source_with_a_damaged_row_leaves_no_partial_file(tmp_path):
     (tmp_path / "raw.csv").write_text('SMILES\n"C"\n"N"\n"O\n')
     with pytest.raises(DataError, match="row 3"):
         fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
 
 
-def test_a_url_is_downloaded_once_and_kept(tmp_path, server):
+def test_a_source_at_a_url_is_downloaded_once_and_kept(tmp_path, server):
     (server.folder / "raw.csv.gz").write_bytes(gzip.compress(TEXT))
     settings = DataSettings(source=f"{server.url}/raw.csv.gz?version=1")
-    books = [fetch(settings, tmp_path / "results" / "set.parquet") for _ in range(2)]
-    assert books[0] == books[1]
-    assert books[0]["rows"] == 5 and books[0]["source"] == settings.source
-    assert server.asked == ["/raw.csv.gz?version=1"]
+    counts = [fetch(settings, tmp_path / "results" / "set.parquet") for _ in range(2)]
+    assert counts[0] == counts[1]
+    assert counts[0]["rows"] == 5 and counts[0]["source"] == settings.source
+    assert server.requests == ["/raw.csv.gz?version=1"]
     assert len(list((tmp_path / "results" / "downloads").iterdir())) == 1
 
 
-def test_two_addresses_that_end_in_the_same_name_are_two_data_sets(tmp_path, server):
+def test_two_urls_that_end_in_the_same_name_are_two_downloads(tmp_path, server):
     (server.folder / "raw.smi").write_text("C\n")
     (server.folder / "a" / "raw.smi").write_text("N\n")
     for place in ("", "/a"):
         fetch(DataSettings(source=f"{server.url}{place}/raw.smi"), tmp_path / "set.parquet")
-        assert rows(tmp_path / "set.parquet")["smiles"] == [{"": "C", "/a": "N"}[place]]
+        assert read_rows(tmp_path / "set.parquet")["smiles"] == [{"": "C", "/a": "N"}[place]]
 
 
-def test_a_download_whose_checksum_no_longer_holds_is_fetched_again(tmp_path, server):
+def test_a_kept_download_with_another_checksum_than_asked_for_is_downloaded_again(tmp_path, server):
     (server.folder / "raw.smi").write_text("C\n")
     source = f"{server.url}/raw.smi"
     fetch(DataSettings(source=source), tmp_path / "set.parquet")
     (server.folder / "raw.smi").write_text("CC\n")
     fetch(DataSettings(source=source), tmp_path / "set.parquet")
-    assert rows(tmp_path / "set.parquet")["smiles"] == ["C"]
-    fetch(DataSettings(source=source, sha256=sha256(server.folder / "raw.smi")), tmp_path / "set.parquet")
-    assert rows(tmp_path / "set.parquet")["smiles"] == ["CC"]
+    assert read_rows(tmp_path / "set.parquet")["smiles"] == ["C"]
+    fetch(DataSettings(source=source, sha256=compute_sha256(server.folder / "raw.smi")), tmp_path / "set.parquet")
+    assert read_rows(tmp_path / "set.parquet")["smiles"] == ["CC"]
 
 
-def test_a_download_that_breaks_off_is_an_error_and_not_kept(tmp_path, server):
+def test_a_download_that_breaks_off_is_an_error_and_is_not_kept(tmp_path, server):
     (server.folder / "raw.smi").write_text("CCO\n" * 100)
     server.cut = 150
     with pytest.raises(DataError, match=r"raw\.smi: cannot be downloaded \(.*250 bytes.*Download it by hand"):
@@ -139,54 +141,53 @@ def test_a_download_that_breaks_off_is_an_error_and_not_kept(tmp_path, server):
     assert not list(tmp_path.glob("downloads/*"))
 
 
-def test_a_download_that_is_no_table_is_not_kept_and_its_address_named(tmp_path, server):
+def test_a_download_that_is_no_table_is_deleted_and_its_url_named(tmp_path, server):
     page = server.folder / "raw.csv"
     page.write_text("<html>Please log in</html>")
     source = f"{server.url}/raw.csv"
     with pytest.raises(DataError, match=rf"{source}: what was downloaded cannot be read, and was deleted: .*html"):
         fetch(DataSettings(source=source), tmp_path / "set.parquet")
-    with pytest.raises(DataError, match="no column 'SMILES'"):  # what has the checksum that was asked for is kept
-        fetch(DataSettings(source=source, sha256=sha256(page)), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match="no column 'SMILES'"):  # with the checksum that was asked for it is kept
+        fetch(DataSettings(source=source, sha256=compute_sha256(page)), tmp_path / "set.parquet")
     assert len(list(tmp_path.glob("downloads/*"))) == 1
     shutil.rmtree(tmp_path / "downloads")
     page.write_text("SMILES\nCCO\n")
     fetch(DataSettings(source=source), tmp_path / "set.parquet")
-    assert rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
+    assert read_rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
 
 
-def test_the_kind_of_a_download_stands_anywhere_in_its_address(tmp_path, server):
+def test_the_suffix_of_a_download_may_stand_in_any_part_of_its_url(tmp_path, server):
     (server.folder / "a" / "raw.smi").mkdir()
     (server.folder / "a" / "raw.smi" / "content").write_text("CCO\n")
     fetch(DataSettings(source=f"{server.url}/a/raw.smi/content"), tmp_path / "set.parquet")
-    assert rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
+    assert read_rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
     with pytest.raises(DataError, match=r"no part of this address ends in \.smi, \.csv.*Download it by hand"):
         fetch(DataSettings(source=f"{server.url}/a/raw"), tmp_path / "set.parquet")
 
 
-def test_the_usual_names_of_splits_are_ours(tmp_path):
+def test_the_usual_names_of_splits_are_read_as_train_valid_and_test(tmp_path):
     names = ["Train", "training", "val", "VALIDATION", "Dev", "testing", "TEST", "test_scaffolds", ""]
     (tmp_path / "raw.csv").write_text("\n".join(["SMILES,SPLIT", *(f"C,{name}" for name in names)]) + "\n")
-    books = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
-    assert rows(tmp_path / "set.parquet")["split"] == [
-        *["train"] * 2, *["valid"] * 3, *["test"] * 2, "test_scaffolds", "",
-    ]  # fmt: skip
-    assert books["splits"] == {"train": 2, "valid": 3, "test": 2, "test_scaffolds": 1}
+    counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
+    expected = [*["train"] * 2, *["valid"] * 3, *["test"] * 2, "test_scaffolds", ""]
+    assert read_rows(tmp_path / "set.parquet")["split"] == expected
+    assert counts["splits"] == {"train": 2, "valid": 3, "test": 2, "test_scaffolds": 1}
 
 
-def test_an_address_that_answers_nothing_is_an_error_with_what_to_do(tmp_path, server):
+def test_a_url_without_an_answer_is_an_error_that_says_what_to_do(tmp_path, server):
     for source in (f"{server.url}/nowhere.csv", "http://127.0.0.1:9/raw.csv", "http://127.0.0.1:9/a b.csv"):
         with pytest.raises(DataError, match="cannot be downloaded .*Download it by hand and set data.source"):
             fetch(DataSettings(source=source), tmp_path / "set.parquet")
 
 
-def test_a_moses_wheel_that_is_another_is_refused(tmp_path, monkeypatch):
+def test_a_moses_wheel_that_is_missing_or_has_another_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "molsets-0.3.1-py3-none-any.whl").write_bytes(b"other")
 
-    def no_network(*given, **more):
+    def run_without_network(*_, **__):
         return type("Run", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr(stage.subprocess, "run", no_network)
+    monkeypatch.setattr(moses.subprocess, "run", run_without_network)
     with pytest.raises(DataError, match=r"molsets-0\.3\.1.*SHA-256 is .*Delete it and fetch again"):
         fetch(DataSettings(source="moses"), tmp_path / "set.parquet")
     (tmp_path / "downloads" / "molsets-0.3.1-py3-none-any.whl").unlink()
