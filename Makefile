@@ -1,13 +1,13 @@
-# `make run` and `make test` do all the set-up. Needed before: Python >= 3.11, make, git.
+# `make run` and `make test` do the whole set-up. They need Python >= 3.11, make and git.
 PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
-# where pip is set up to look for local wheels, uv looks too; empty elsewhere
+# Folders with local wheels that pip is configured to search: uv searches them, too. Empty if there are none.
 FIND_LINKS ?= $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: run test lint unit workflow-test slurm postgresql schema clean
+.PHONY: run test lint unit workflow-test benchmark-test slurm postgresql schema clean
 run: $(VENV)/.installed
 	$(BIN)/snakemake --cores $(CORES)
 
@@ -16,29 +16,37 @@ test: lint unit workflow-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" tests/unit
+	$(BIN)/python -m pytest -m "not slow" tests/unit tests/benchmarks
+	$(BIN)/python -m pytest --doctest-modules --ignore=molvae/tracking/pyfunc.py molvae
 
 workflow-test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" tests/workflow
 
-# a SLURM for the tests to start and stop
+# Run every benchmark program with --quick.
+benchmark-test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow tests/benchmarks
+
+# Install a SLURM for the tests to start and stop.
 slurm:
 	command -v slurmctld || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurm-wlm munge; }
 
-# a PostgreSQL for the tests to start and stop
+# Install a PostgreSQL for the tests to start and stop.
 postgresql:
 	command -v initdb || ls /usr/lib/postgresql/*/bin/initdb || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql; }
 
+# Write what follows from molvae/config.py: the schema of the config file, and the page that explains its keys.
 schema: $(VENV)/.installed
 	$(BIN)/python -m molvae.config > workflow/schemas/config.schema.yaml
+	$(BIN)/python docs/write_configuration.py
 
-# uv installs in a fifth of pip's time; where it cannot be had pip does the same from the same pins
+# uv takes a fifth of pip's time; where uv cannot be installed, pip installs the same pinned versions.
 install = test -x $(BIN)/python || $(PY) -m venv $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
 	&& VIRTUAL_ENV=$(abspath $(VENV)) UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt $(1) \

@@ -1,11 +1,12 @@
 """Molecules against the MOSES VAE: both train for the same seconds on the same molecules, then both are sampled.
 
-Each side has its own defaults; ours writes unstable strings again, as theirs leaves invalid ones out, and is judged
-without that too (`first_strings`). The MOSES VAE raises its KL weight over 100 epochs, which it never sees here: its
-own annealer is given the budget's seconds in place of epochs, so that the weight goes from 0 to 0.05 over the budget.
-Ours learns in a run of fixed length: some steps and a look at the held-out molecules are timed first, and the run is
-planned to end with the budget, the look after each epoch included. Planning and featurising are not in the budget.
-Without --data, the molecules are the 100 000 of the MOSES training set with the lowest hash.
+Each side has its own defaults; ours decodes strings again that are not round-trip consistent, as theirs leaves invalid
+ones out, and is also judged without that (`unfiltered_samples`). The MOSES VAE raises its KL weight over 100 epochs,
+which it never sees here: its own annealer is given the budget's seconds in place of epochs, so that the weight goes
+from 0 to 0.05 over the budget. Ours learns in a run of fixed length: a few steps and an evaluation on the held-out
+molecules are timed first, and the run is planned to end with the budget, the evaluation after each epoch included.
+Planning and featurising are not in the budget. Without --data, the molecules are the 100 000 of the MOSES training set
+with the lowest hash.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from typing import Any
 import numpy as np
 import ours
 import torch
-from peer import Peer, moses, wheel
-from record import median, options, write
+from example import EXAMPLE, write_example
+from peer import Peer, get_wheel, import_moses
+from record import compute_median, make_parser, print_ratio, write_result
 
-from molvae.chemistry.descriptors import canonical
-from molvae.chemistry.standardise import Rejected, parse
+from molvae.chemistry.descriptors import to_canonical_smiles
+from molvae.chemistry.standardise import parse_smiles
 from molvae.config import ModelSettings, SampleSettings, TrainSettings
-from molvae.errors import Interrupted
+from molvae.errors import Interrupted, Rejected
 from molvae.inference.posterior_diagnostics import ACTIVE_VARIANCE
 from molvae.metrics import fcd
+from molvae.training.trainer import Trainer
 
 MOLECULES = 100_000
 TIMED_STEPS = 30
@@ -39,62 +42,68 @@ TOLERANCE = 0.03  # of the budget, after which ours is stopped
 SAMPLE_BATCH = 512
 
 
-def moses_molecules(folder: Path) -> Path:
-    """The training molecules of MOSES with the lowest hash, as `data/cut.py` cuts the shipped set."""
-    sys.path.append(str(ours.EXAMPLE.parent))
+def write_moses_molecules(folder: Path) -> Path:
+    """Write the training molecules of MOSES with the lowest hash, as `data/cut.py` cuts the shipped set."""
+    sys.path.append(str(EXAMPLE.parent))
     from cut import cut, smiles
 
     path = folder / "moses.csv"
-    with zipfile.ZipFile(wheel()) as archive:
+    with zipfile.ZipFile(get_wheel()) as archive:
         chosen = cut(smiles(archive, "train"), MOLECULES)
-    path.write_text("\n".join(["SMILES,SPLIT", *(f"{one},train" for one in chosen)]) + "\n")
+    path.write_text("\n".join(["SMILES,SPLIT", *(f"{text},train" for text in chosen)]) + "\n")
     return path
 
 
-def plan(tokens: ours.Tokens, seconds: float, seed: int) -> tuple[TrainSettings, np.ndarray, float]:
-    """Settings and molecules of a run that takes so many seconds, and the molecules/s that it reckons with.
+def plan_training(tokens: ours.Tokens, seconds: float, seed: int) -> tuple[TrainSettings, np.ndarray, float]:
+    """Plan a run that takes so many seconds.
 
     Epochs are whole; where the budget has no room for all of the last one, each epoch leaves out the same molecules.
+
+    Returns:
+        settings, rows of the molecules to train on, and the molecules/s that the plan assumes.
     """
     settings = TrainSettings(seed=seed)
-    run = ours.new_run(tokens, ModelSettings(), settings)
-    batches = run.train.epoch(settings.batch_size, seed, 0)[:TIMED_STEPS]
+    trainer = ours.make_trainer(tokens, ModelSettings(), settings)
+    batches = trainer.train.shuffle_batches(settings.batch_size, seed, 0)[:TIMED_STEPS]
     began = time.monotonic()
     for rows in batches:
-        ours.step(run, rows)
+        ours.update(trainer, rows)
     rate = sum(map(len, batches)) / (time.monotonic() - began)
     began = time.monotonic()
-    ours.held_out(run)
-    held_out, everything, budget = time.monotonic() - began, len(run.train), seconds * (1 - RESERVE)
-    epochs = max(1, math.ceil(budget / (everything / rate + held_out)))
-    size = int(min(everything, max(settings.batch_size, rate * (budget / epochs - held_out))))
-    rows = np.sort(np.random.default_rng(seed).permutation(everything)[:size])
+    ours.evaluate(trainer)
+    evaluation, available, budget = time.monotonic() - began, len(trainer.train), seconds * (1 - RESERVE)
+    epochs = max(1, math.ceil(budget / (available / rate + evaluation)))
+    size = int(min(available, max(settings.batch_size, rate * (budget / epochs - evaluation))))
+    rows = np.sort(np.random.default_rng(seed).permutation(available)[:size])
     return settings.model_copy(update={"epochs": epochs}), rows, rate
 
 
-def train_ours(tokens: ours.Tokens, seconds: float, seed: int) -> tuple[ours.Run, dict[str, Any]]:
-    """A run of the product within the budget, and what its history says of held-out molecules."""
-    settings, rows, rate = plan(tokens, seconds, seed)
-    run = ours.new_run(tokens, ModelSettings(), settings, rows)
+def train_ours(tokens: ours.Tokens, seconds: float, seed: int) -> tuple[Trainer, dict[str, Any]]:
+    """Train ours within the budget; returns the trainer, and what its history says of held-out molecules."""
+    settings, rows, rate = plan_training(tokens, seconds, seed)
+    trainer = ours.make_trainer(tokens, ModelSettings(), settings, rows)
     began = time.monotonic()
     try:
-        ended = run.fit(on_epoch=show, interrupted=lambda: time.monotonic() - began > seconds * (1 + TOLERANCE))
+        ended = trainer.fit(
+            on_epoch=print_epoch, should_stop=lambda: time.monotonic() - began > seconds * (1 + TOLERANCE)
+        )
     except Interrupted:
         ended = "out of time"
-    history = run.progress.history
-    best = history[run.progress.best_epoch - 1] if history else {}
-    return run, {
+    history = trainer.progress.history
+    best = history[trainer.progress.best_epoch - 1] if history else {}
+    return trainer, {
         "seconds": time.monotonic() - began,
         "ended": ended,
         "planned_molecules_per_s": rate,
         "epochs": settings.epochs,
         "molecules_an_epoch": len(rows),
-        "steps": run.progress.step,
+        "steps": trainer.progress.step,
         **{name: value for name, value in best.items() if name.startswith("valid_") or name == "active_units"},
     }
 
 
-def show(row: dict[str, float]) -> None:
+def print_epoch(row: dict[str, float]) -> None:
+    """Print an epoch of ours."""
     print(
         f"ours: epoch {row['epoch']:.0f}, {row['seconds']:.0f} s, held-out {row['valid_loss_nats']:.2f} nats",
         flush=True,
@@ -102,92 +111,99 @@ def show(row: dict[str, float]) -> None:
 
 
 def train_peer(tokens: ours.Tokens, seconds: float, seed: int) -> tuple[Peer, dict[str, Any]]:
-    """Its trainer's loop until the budget is spent; the step that then runs is finished."""
+    """Run the loop of the peer's trainer until the budget is spent; the step that then runs is finished."""
     smiles = tokens.smiles["train"]
     peer = Peer(smiles, seed)
-    annealer = moses().misc.KLAnnealer(seconds, peer.config)
+    annealer = import_moses().misc.KLAnnealer(seconds, peer.config)
     random, steps, order = np.random.default_rng(seed), 0, np.empty(0, int)
     began = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         if not len(order):
             order = random.permutation(len(smiles))
-        some, order = order[: peer.config.n_batch], order[peer.config.n_batch :]
-        kl, reconstruction = peer.step([smiles[k] for k in some], annealer(elapsed))
+        rows, order = order[: peer.config.n_batch], order[peer.config.n_batch :]
+        kl, reconstruction = peer.update([smiles[row] for row in rows], annealer(elapsed))
         steps += 1
         if steps % 20 == 0:
             print(f"moses: step {steps}, {elapsed:.0f} s, {reconstruction:.3f} nats/character, KL {kl:.2f}", flush=True)
-    found = {"seconds": time.monotonic() - began, "steps": steps, "epochs": steps * peer.config.n_batch / len(smiles)}
-    return peer, found | peer.evaluate(tokens.smiles["valid"], ACTIVE_VARIANCE)
+    summary = {"seconds": time.monotonic() - began, "steps": steps, "epochs": steps * peer.config.n_batch / len(smiles)}
+    return peer, summary | peer.evaluate(tokens.smiles["valid"], ACTIVE_VARIANCE)
 
 
-def judge(smiles: Sequence[str], known: set[str], reference: fcd.Statistics) -> dict[str, Any]:
-    """MOSES figures of samples; None where too few are valid."""
-    valid = [form for form in map(canonical_form, smiles) if form]
+def compute_metrics(smiles: Sequence[str], known: set[str], reference: fcd.Statistics) -> dict[str, Any]:
+    """Compute MOSES metrics of samples; None where too few are valid."""
+    valid = [canonical for canonical in map(canonicalise, smiles) if canonical]
     unique, first = set(valid), valid[:10_000]
     return {
         "samples": len(smiles),
         "valid": len(valid) / len(smiles),
         "unique@10000": len(set(first)) / len(first) if first else None,
         "novelty": len(unique - known) / len(unique) if unique else None,
-        "fcd_test": fcd.frechet_distance(reference, fcd.statistics(valid)) if len(valid) > 1 else None,
+        "fcd_test": fcd.compute_frechet_distance(reference, fcd.compute_statistics(valid)) if len(valid) > 1 else None,
     }
 
 
-def canonical_form(smiles: str) -> str:
-    """Canonical SMILES, "" where RDKit refuses it."""
+def canonicalise(smiles: str) -> str:
+    """Make canonical SMILES, "" where RDKit refuses it."""
     try:
-        return canonical(parse(smiles))
+        return to_canonical_smiles(parse_smiles(smiles))
     except Rejected:
         return ""
 
 
-def compare(tokens: ours.Tokens, seconds: float, samples: int, seed: int, threads: int) -> dict[str, Any]:
-    """Both sides with one seed, one after the other."""
-    known = {one for split in ("train", "valid") for one in tokens.smiles[split]}
-    reference = fcd.moses_test()
-    run, own = train_ours(tokens, seconds, seed)
-    drawn = SampleSettings()
-    rules = tokens.vocabulary, samples, drawn.max_tokens, threads
-    own |= judge(ours.smiles_strings(run, *rules, attempts=drawn.attempts), known, reference)
-    own["first_strings"] = judge(ours.smiles_strings(run, *rules), known, reference)
-    print(f"ours: {own}", flush=True)
-    peer, theirs = train_peer(tokens, seconds, seed)
-    theirs |= judge(peer.sample(samples, SAMPLE_BATCH), known, reference)
-    print(f"moses: {theirs}", flush=True)
-    distances = theirs["fcd_test"], own["fcd_test"]
+def compare(
+    tokens: ours.Tokens, seconds: float, samples: int, seed: int, threads: int, max_tries: int
+) -> dict[str, Any]:
+    """Train and sample both sides with one seed, one after the other."""
+    known = {text for split in ("train", "valid") for text in tokens.smiles[split]}
+    reference = fcd.load_moses_test_statistics()
+    trainer, our_result = train_ours(tokens, seconds, seed)
+    options = tokens.vocabulary, samples, SampleSettings().max_tokens, threads
+    our_result |= compute_metrics(ours.sample_smiles(trainer, *options, max_tries=max_tries), known, reference)
+    our_result["unfiltered_samples"] = compute_metrics(ours.sample_smiles(trainer, *options), known, reference)
+    print(f"ours: {our_result}", flush=True)
+    peer, peer_result = train_peer(tokens, seconds, seed)
+    peer_result |= compute_metrics(peer.sample(samples, SAMPLE_BATCH), known, reference)
+    print(f"moses: {peer_result}", flush=True)
+    distances = peer_result["fcd_test"], our_result["fcd_test"]
     ratio = None if None in distances else distances[0] / distances[1]
-    return {"seed": seed, "ours": own, "moses": theirs, "ratio": ratio}
+    return {"seed": seed, "ours": our_result, "moses": peer_result, "ratio": ratio}
 
 
 def measure(
-    source: Path | None, folder: Path | None, seconds: float, samples: int, seeds: list[int], threads: int
+    source: Path | None,
+    folder: Path | None,
+    seconds: float,
+    samples: int,
+    seeds: list[int],
+    threads: int,
+    max_tries: int = SampleSettings().max_tries,
 ) -> dict[str, Any]:
-    """All seeds on one set of molecules: tokens in `folder`, else the file `source`, else those of MOSES."""
+    """Measure all seeds on one set of molecules: tokens in `folder`, else the file `source`, else those of MOSES."""
     torch.set_num_threads(threads)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         if folder:
-            tokens = ours.read(folder)
+            tokens = ours.read_tokens(folder)
         else:
-            source = source or moses_molecules(Path(temporary))
+            source = source or write_moses_molecules(Path(temporary))
             began = time.monotonic()
-            tokens = ours.featurized(source, Path(temporary), workers=threads)
-    featurized = None if folder else time.monotonic() - began
-    found = [compare(tokens, seconds, samples, seed, threads) for seed in seeds]
-    ratios = [one["ratio"] for one in found]
+            tokens = ours.featurize_file(source, Path(temporary), workers=threads)
+    featurize_seconds = None if folder else time.monotonic() - began
+    results = [compare(tokens, seconds, samples, seed, threads, max_tries) for seed in seeds]
+    ratios = [result["ratio"] for result in results]
     return {
         "budget_seconds": seconds,
-        "featurize_seconds": featurized,
+        "featurize_seconds": featurize_seconds,
         "molecules": {split: len(smiles) for split, smiles in tokens.smiles.items()},
         "settings": {"model": ModelSettings().model_dump(), "train": TrainSettings().model_dump()},
         "threads": threads,
-        "seeds": found,
-        "ratio": None if None in ratios else median(ratios),
+        "seeds": results,
+        "ratio": None if None in ratios else compute_median(ratios),
     }
 
 
 def main() -> None:
-    parser = options(__doc__.splitlines()[0])
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="file with SMILES and SPLIT; default: 100 000 molecules of MOSES")
     parser.add_argument("--tokens", type=Path, help="folder that `featurize` wrote, instead of --data")
     parser.add_argument("--seconds", type=float, default=600, help="of training for each side")
@@ -197,18 +213,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:  # shows that it runs; says nothing about either side
         with tempfile.TemporaryDirectory() as temporary:
-            source = ours.example(2000, Path(temporary))
-            result = measure(source, None, 10, 200, [0], arguments.threads)
+            source = write_example(1000, Path(temporary))
+            result = measure(source, None, 3, 50, [0], arguments.threads, max_tries=2)
     else:
         result = measure(
             arguments.data, arguments.tokens, arguments.seconds, arguments.samples, arguments.seeds, arguments.threads
         )
-    write(arguments.json, result)
+    write_result(arguments.json, result)
     if result["featurize_seconds"] is not None:
         print(f"featurising took {result['featurize_seconds']:.1f} s")
     if result["ratio"] is None:
         print("a side has too few valid molecules for an FCD")
-    print(f"ratio {math.nan if result['ratio'] is None else result['ratio']:.2f}")
+    print_ratio(math.nan if result["ratio"] is None else result["ratio"])
 
 
 if __name__ == "__main__":

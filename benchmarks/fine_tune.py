@@ -1,10 +1,10 @@
-"""Fine-tuning on a few thousand molecules, against a training from nothing with as many steps.
+"""Fine-tuning on a few thousand molecules, against a training from scratch with as many steps.
 
-`pretrained:moses` goes on with the training molecules of a set that has elements, charges and stereo marks MOSES lacks;
-the same networks learn the same molecules from nothing, with a vocabulary of their own. Each side takes the learning
-rate, of some, that is best on held-out molecules. Losses are of the test split, negative ELBO in nats a molecule; of
-both sides 1000 stable samples are judged by `molvae evaluate` against the test split. Without --data the set is
-Lipophilicity of MoleculeNet (4200 molecules of ChEMBL).
+`pretrained:moses` continues with the training molecules of a set that has elements, charges and stereo marks MOSES
+lacks; the same networks learn the same molecules from scratch, with a vocabulary of their own. Each side takes the
+learning rate, of a few, that is best on held-out molecules. Losses are of the test split, negative ELBO in nats a
+molecule; of both sides 1000 round-trip consistent samples are scored by `molvae evaluate` against the test split.
+Without --data the set is Lipophilicity of MoleculeNet (4200 molecules of ChEMBL).
 """
 
 from __future__ import annotations
@@ -16,156 +16,168 @@ from typing import Any
 import numpy as np
 import ours
 import torch
-from record import options, write
+from example import write_example
+from record import make_parser, print_ratio, write_result
 
-from molvae.api import Model
-from molvae.commands.evaluate import evaluate as score
-from molvae.config import DataSettings, FeaturizeSettings, SampleSettings, StartSettings, TrainSettings
+from molvae.chemistry.selfies_codec import decode_selfies
+from molvae.commands.evaluate import evaluate as evaluate_file
+from molvae.config import DataSettings, FeaturizeSettings, FinetuneSettings, SampleSettings, TrainSettings
 from molvae.data.dataset import TokenSet
 from molvae.data.vocabulary import SPECIAL, Vocabulary
-from molvae.inference.sampling import sample_prior
-from molvae.model_io.folder import load_trained
-from molvae.model_io.loading import stable
-from molvae.model_io.pretrained import folder_of
-from molvae.nn.vae import VAE, extended
+from molvae.inference.round_trip_filter import iter_selfies, make_round_trip_filter
+from molvae.inference.sampling import SamplingOptions, sample_prior
+from molvae.model_io.folder import load_model_as_trained
+from molvae.model_io.pretrained import resolve_model_folder
+from molvae.nn.vae import VAE, resize_token_embeddings
 from molvae.runtime.files import read_json
-from molvae.stages.featurize import featurize, featurize_block
+from molvae.stages.featurize import featurize, featurize_shard
 from molvae.stages.fetch import fetch
-from molvae.stages.train import networks, train
-from molvae.training.trainer import evaluate
+from molvae.stages.train import choose_model_settings, train
+from molvae.training.evaluation import evaluate_held_out
 
 COMMIT = "beb35cd0b76db5adef6cb1fa55807e4cd309aaed"
 SOURCE = f"https://raw.githubusercontent.com/GLambard/Molecules_Dataset_Collection/{COMMIT}/originals/Lipophilicity.csv"
 SHA256 = "aed41590cb30609d51d8e08ad3ff06495a76e80e211358801f596b10da69bacd"
-START = StartSettings(model="pretrained:moses")
+FINETUNE = FinetuneSettings(model="pretrained:moses")
 SPLITS = FeaturizeSettings(valid_fraction=0.1, test_fraction=0.2)
 RATES = {"fine-tuned": (3e-4, 1e-3, 3e-3), "from scratch": (1e-3, 3e-3)}
 SHOWN = ("FCD/Test", "SNN/Test", "Scaf/Test", "IntDiv", "unique@1000", "Novelty")
 CPU = torch.device("cpu")
 
 
-def tokens_of(dataset: Path, folder: Path, start: StartSettings | None, workers: int) -> ours.Tokens:
+def featurize_dataset(dataset: Path, folder: Path, finetune: FinetuneSettings | None, workers: int) -> ours.Tokens:
     """Featurise with the vocabulary of a model, or with one of the molecules' own."""
-    block = folder.with_suffix(".parquet")
-    featurize_block(dataset, SPLITS, block, start=start, workers=workers)
-    featurize([block], SPLITS, folder, start=start)
-    return ours.read(folder)
+    shard = folder.with_suffix(".parquet")
+    featurize_shard(dataset, SPLITS, shard, finetune=finetune, workers=workers)
+    featurize([shard], SPLITS, folder, finetune=finetune)
+    return ours.read_tokens(folder)
 
 
-def trial(
-    tokens: Path, folder: Path, start: StartSettings | None, settings: TrainSettings, threads: int
+def train_model(
+    tokens: Path, folder: Path, finetune: FinetuneSettings | None, settings: TrainSettings, threads: int
 ) -> list[float]:
-    """Train a model in `folder`; the loss of held-out molecules after each epoch."""
-    sizes = networks(ours.MOSES_SIZES, START)  # the same for both sides
+    """Train a model in `folder`; returns the loss of held-out molecules after each epoch."""
     losses: list[float] = []
     train(
-        tokens, sizes, settings, folder, checkpoints=folder.parent / "checkpoints", device=CPU, threads=threads,
-        start=start, on_epoch=lambda row: losses.append(row["valid_loss_nats"]),
-    )  # fmt: skip
+        tokens,
+        choose_model_settings(ours.MOSES_SIZES, FINETUNE),  # the same for both sides
+        settings,
+        folder,
+        checkpoints=folder.parent / "checkpoints",
+        device=CPU,
+        threads=threads,
+        finetune=finetune,
+        on_epoch=lambda row: losses.append(row["valid_loss_nats"]),
+    )
     print(folder.name, settings.learning_rate, " ".join(f"{loss:.2f}" for loss in losses), flush=True)
     return losses
 
 
-def loss(model: VAE, molecules: TokenSet, settings: TrainSettings) -> float:
-    """Negative ELBO, nats a molecule."""
-    return evaluate(model.eval(), molecules, settings, CPU)[0]["valid_loss_nats"]
+def compute_loss(model: VAE, molecules: TokenSet, settings: TrainSettings) -> float:
+    """Compute the negative ELBO, nats a molecule."""
+    return evaluate_held_out(model.eval(), molecules, settings, CPU).metrics["valid_loss_nats"]
 
 
-def judge(
+def score_samples(
     model: VAE,
     vocabulary: Vocabulary,
-    new: set[str],
-    rules: SampleSettings,
+    new_symbols: set[str],
+    settings: SampleSettings,
     files: dict[str, Path],
     folder: Path,
     threads: int,
 ) -> dict[str, Any]:
-    """Figures of samples, and how many of them hold symbols of `new`."""
-    strings = sample_prior(
-        model, 0, rules.n, seed=rules.seed, temperature=rules.temperature, max_tokens=rules.max_tokens, threads=threads,
-        accept=stable(vocabulary), attempts=rules.attempts,
-    )  # fmt: skip
-    opened = Model(model, vocabulary, {})
-    symbols = list(opened.symbols(strings))
+    """Compute metrics of samples, and the fraction of them with one of the new symbols."""
+    options = SamplingOptions(
+        seed=settings.seed,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        max_tries=settings.max_tries,
+        threads=threads,
+    )
+    strings = sample_prior(model, 0, settings.n, options, make_round_trip_filter(vocabulary))
+    selfies = list(iter_selfies(vocabulary, strings))
     samples = folder / "samples.smi"
-    samples.write_text("\n".join(map(opened.smiles, symbols)) + "\n")
-    found = score(
-        samples, str(files["test"]), train=str(files["train"]), cache=folder / "cache", threads=threads
-    )["metrics"]  # fmt: skip
-    shown = {one["name"]: one for one in found if one["name"] in SHOWN}
+    samples.write_text("\n".join(decode_selfies(symbols, vocabulary.constraints) for symbols in selfies) + "\n")
+    test, train_file, cache = str(files["test"]), str(files["train"]), folder / "cache"
+    metrics = evaluate_file(samples, test, train=train_file, cache=cache, threads=threads)["metrics"]
+    entries = {entry["name"]: entry for entry in metrics if entry["name"] in SHOWN}
     return {
-        "n": rules.n,
-        "stable_strings": float(np.sum(strings.accepted) / np.sum(strings.attempts)),
-        "with_new_symbols": float(np.mean([not new.isdisjoint(string) for string in symbols])),
-        **{name: {key: one[key] for key in ("value", "interval", "baselines")} for name, one in shown.items()},
+        "n": settings.n,
+        "round_trip_rate": float(np.sum(strings.accepted) / np.sum(strings.tries)),
+        "with_new_symbols": float(np.mean([not new_symbols.isdisjoint(symbols) for symbols in selfies])),
+        **{name: {key: entry[key] for key in ("value", "interval", "baselines")} for name, entry in entries.items()},
     }
 
 
 def measure(data: DataSettings, epochs: int, samples: SampleSettings, threads: int) -> dict[str, Any]:
-    """Both sides and the model before."""
+    """Measure both sides and the model before."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fetch(data, folder / "rows.parquet")
         tokens = {
-            "fine-tuned": tokens_of(folder / "rows.parquet", folder / "extended", START, threads),
-            "from scratch": tokens_of(folder / "rows.parquet", folder / "own", None, threads),
+            "fine-tuned": featurize_dataset(folder / "rows.parquet", folder / "extended", FINETUNE, threads),
+            "from scratch": featurize_dataset(folder / "rows.parquet", folder / "scratch", None, threads),
         }
-        books = read_json(folder / "extended" / "books.json")
+        counts = read_json(folder / "extended" / "counts.json")
         files = {split: folder / f"{split}.smi" for split in ("train", "test")}
         for split, file in files.items():
             file.write_text("\n".join(tokens["fine-tuned"].smiles[split]) + "\n")
 
         settings = TrainSettings(epochs=epochs, batch_size=64, dropout=0.2, patience=epochs)
-        start, known, _ = load_trained(folder_of(START.model))
-        base = extended(
-            start, networks(ours.MOSES_SIZES, START), len(tokens["fine-tuned"].vocabulary),
-            tokens["fine-tuned"].vocabulary.ids_of(known, ""),
-        )  # fmt: skip
-        readable = _readable(tokens["fine-tuned"], known)
-        models = {"before": (base, tokens["fine-tuned"])}
-        rates: dict[str, dict[str, list[float]]] = {}
-        for side, path, origin in (("fine-tuned", "extended", START), ("from scratch", "own", None)):
-            rates[side] = {}
+        base_model, base_vocabulary, _ = load_model_as_trained(resolve_model_folder(FINETUNE.model))
+        extended = tokens["fine-tuned"].vocabulary
+        resized = resize_token_embeddings(
+            base_model,
+            choose_model_settings(ours.MOSES_SIZES, FINETUNE),
+            len(extended),
+            extended.map_ids_from(base_vocabulary, ""),
+        )
+        known_rows = _find_known_rows(tokens["fine-tuned"], base_vocabulary)
+        models = {"before": (resized, tokens["fine-tuned"])}
+        losses_by_rate: dict[str, dict[str, list[float]]] = {}
+        for side, name, finetune in (("fine-tuned", "extended", FINETUNE), ("from scratch", "scratch", None)):
+            losses = losses_by_rate[side] = {}
             for rate in RATES[side]:
-                out = folder / f"{path} {rate}"
                 chosen = settings.model_copy(update={"learning_rate": rate})
-                rates[side][str(rate)] = trial(folder / path, out, origin, chosen, threads)
-            best = min(rates[side], key=lambda rate: min(rates[side][rate]))
-            models[side] = load_trained(folder / f"{path} {best}")[0], tokens[side]
-        found = {}
-        for side, (model, own) in models.items():
-            test = own.splits["test"]
-            losses = {
-                "test_nats": loss(model, test, settings),
-                "test_nats_known": loss(model, test.select(readable), settings),
+                losses[str(rate)] = train_model(folder / name, folder / f"{name} {rate}", finetune, chosen, threads)
+            best = min(losses, key=lambda rate: min(losses[rate]))
+            models[side] = load_model_as_trained(folder / f"{name} {best}").network, tokens[side]
+        results = {}
+        for side, (model, side_tokens) in models.items():
+            test = side_tokens.splits["test"]
+            test_losses = {
+                "test_nats": compute_loss(model, test, settings),
+                "test_nats_known": compute_loss(model, test.select(known_rows), settings),
             }
-            writer = (start, known) if side == "before" else (model, own.vocabulary)
-            found[side] = losses | judge(*writer, set(books["new_symbols"]), samples, files, folder, threads)
-            print(side, found[side], flush=True)
+            sampler = (base_model, base_vocabulary) if side == "before" else (model, side_tokens.vocabulary)
+            new_symbols = set(counts["new_symbols"])
+            results[side] = test_losses | score_samples(*sampler, new_symbols, samples, files, folder, threads)
+            print(side, results[side], flush=True)
     return {
-        "data": {"file": Path(data.source).name, "sha256": books["dataset"]["sha256"]},
+        "data": {"file": Path(data.source).name, "sha256": counts["dataset"]["sha256"]},
         "molecules": {split: len(smiles) for split, smiles in tokens["fine-tuned"].smiles.items()},
-        "test_molecules_of_known_symbols": len(readable),
-        "new_symbols": books["new_symbols"],
-        "mean_tokens": {side: float(np.mean(own.splits["train"].lengths)) for side, own in tokens.items()},
+        "test_molecules_of_known_symbols": len(known_rows),
+        "new_symbols": counts["new_symbols"],
+        "mean_tokens": {side: float(np.mean(part.splits["train"].lengths)) for side, part in tokens.items()},
         "settings": settings.model_dump(exclude={"learning_rate"}),
         "steps": epochs * -(-len(tokens["fine-tuned"].splits["train"]) // settings.batch_size),
         "threads": threads,
-        "held_out_nats_after_each_epoch": rates,
-        "models": found,
+        "held_out_nats_after_each_epoch": losses_by_rate,
+        "models": results,
     }
 
 
-def _readable(tokens: ours.Tokens, known: Vocabulary) -> np.ndarray:
-    """Rows of the test molecules that the model knew all symbols of before."""
-    fresh = range(len(SPECIAL) + len(known.symbols), len(SPECIAL) + len(tokens.vocabulary.symbols))
+def _find_known_rows(tokens: ours.Tokens, base: Vocabulary) -> np.ndarray:
+    """Rows of the test molecules that the base model knows all symbols of."""
+    new_ids = range(len(SPECIAL) + len(base.symbols), len(SPECIAL) + len(tokens.vocabulary.symbols))
     test = tokens.splits["test"]
-    return np.array([row for row in range(len(test)) if all(k >= len(SPECIAL) and k not in fresh for k in test[row])])
+    return np.array([row for row in range(len(test)) if all(k >= len(SPECIAL) and k not in new_ids for k in test[row])])
 
 
 def main() -> None:
-    parser = options(__doc__.splitlines()[0])
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--data", help="file with molecules instead")
     parser.add_argument("--column", default="smiles", help="of the file")
     parser.add_argument("--epochs", type=int, default=8)
@@ -175,16 +187,16 @@ def main() -> None:
     if arguments.quick:  # shows that it runs
         RATES.update({"fine-tuned": (1e-3,), "from scratch": (3e-3,)})
         with tempfile.TemporaryDirectory() as temporary:
-            data = DataSettings(source=str(ours.example(200, Path(temporary))))
-            result = measure(data, 1, SampleSettings(n=40, attempts=1), arguments.threads)
+            data = DataSettings(source=str(write_example(200, Path(temporary))))
+            result = measure(data, 1, SampleSettings(n=40, max_tries=1), arguments.threads)
     else:
         sha256 = None if arguments.data else SHA256
         data = DataSettings(source=arguments.data or SOURCE, column=arguments.column, sha256=sha256)
         result = measure(data, arguments.epochs, SampleSettings(n=arguments.samples), arguments.threads)
-    write(arguments.json, result)
+    write_result(arguments.json, result)
     before, after, scratch = (result["models"][side]["test_nats"] for side in ("before", *RATES))
     print(f"test loss, nats a molecule: {before:.1f} before, {after:.1f} fine-tuned, {scratch:.1f} from scratch")
-    print(f"ratio {scratch / after:.2f}")
+    print_ratio(scratch / after)
 
 
 if __name__ == "__main__":

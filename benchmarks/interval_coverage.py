@@ -1,9 +1,9 @@
-"""How often a 95 % interval holds what it should: the mean of the figure over many sets of as many molecules.
+"""How often a 95 % interval holds what it should: the mean of the metric over many sets of as many molecules.
 
-Two generators whose molecules are known: random MOSES training molecules, for which most figures are at their best and
+Two generators whose molecules are known: random MOSES training molecules, for which most metrics are at their best and
 hardest to give an error for, and strings of random SELFIES tokens; or that of `--samples`, a file of SMILES, in their
-place. Sets of 1000 are drawn from 20 000 of each, and all figures are computed of each set; the reference is 20 000
-molecules of the MOSES test set.
+place. Sets of 1000 are drawn from 20 000 of each, and all metrics are computed of each set; the reference is 20 000
+molecules of the MOSES test set. With --quick training molecules and reference are a few of the shipped ones.
 """
 
 from __future__ import annotations
@@ -16,85 +16,107 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from record import options, write
+from example import read_example
+from record import make_parser, write_result
 
-from molvae.commands.evaluate import random_strings
-from molvae.metrics import fcd
-from molvae.metrics.evaluation import figures_of
-from molvae.metrics.molecule_table import describe_all, describe_strings
-from molvae.metrics.reference_sets import PROPERTIES, Reference, Training
-from molvae.metrics.suite import SampleSet, compute
-from molvae.stages.reference import cache_folder, cached_references, cached_training
+from molvae.commands.evaluate import make_random_strings
+from molvae.metrics.chemnet import compute_activations
+from molvae.metrics.definitions import RANDOM_BASELINE, TRAINING_SET_REFERENCE
+from molvae.metrics.evaluation import build_metrics
+from molvae.metrics.molecule_table import describe_selfies, describe_smiles
+from molvae.metrics.reference_cache import get_cache_folder, load_cached_references, load_cached_training_set
+from molvae.metrics.reference_sets import (
+    PROPERTY_COLUMNS,
+    ReferenceSet,
+    TrainingSet,
+    build_reference_set,
+    build_training_set,
+)
+from molvae.metrics.sample_set import SampleSet
+from molvae.metrics.suite import compute_metrics
+from molvae.runtime.workers import Workers
+
+N_REFERENCE = 20_000  # molecules of the reference, and candidates for the nearest training molecule
 
 
-def part_of(reference: Reference, n: int) -> Reference:
-    """A reference with fewer molecules, so that a hundred sets take minutes."""
-    properties = {name: reference.properties[name][:n] for name in PROPERTIES}
+def load_sets(quick: bool, workers: Workers) -> tuple[ReferenceSet, TrainingSet]:
+    """Load the reference and the training molecules: those of MOSES, or a few of the shipped ones."""
+    if quick:
+        reference = build_reference_set(read_example(300, "test"), "shipped test molecules", workers)
+        return reference, build_training_set(read_example(600), "shipped training molecules", workers=workers)
+    training = load_cached_training_set("moses", get_cache_folder(), workers=workers)
+    training = dataclasses.replace(training, fingerprints=training.fingerprints[:N_REFERENCE])
+    references = load_cached_references("moses", get_cache_folder(), workers=workers)
+    return take_first(references["Test"], N_REFERENCE), training
+
+
+def take_first(reference: ReferenceSet, n: int) -> ReferenceSet:
+    """Make a reference of the first `n` molecules of one, so that a hundred sets take minutes."""
+    properties = {name: reference.properties[name][:n] for name in PROPERTY_COLUMNS}
     return dataclasses.replace(reference, n=n, fingerprints=reference.fingerprints[:n], properties=properties)
 
 
-def populations(training: Training, size: int, threads: int) -> dict[str, pd.DataFrame]:
-    """The molecules of both generators, described."""
-    random, caps = random_strings(training.draw, size, seed=0)
+def describe_generators(training: TrainingSet, size: int, workers: Workers) -> dict[str, pd.DataFrame]:
+    """Describe `size` molecules of both generators."""
+    random, constraints = make_random_strings(training.smiles, size, seed=0)
     return {
-        "training_molecules": describe_all(training.draw[-size:], workers=threads),
-        "random_tokens": describe_strings(random, caps, workers=threads),
+        TRAINING_SET_REFERENCE: describe_smiles(training.smiles[-size:], workers=workers),
+        RANDOM_BASELINE: describe_selfies(random, constraints, workers=workers),
     }
 
 
-def coverage(
-    rows: pd.DataFrame, reference: Reference, training: Training, n: int, sets: int
+def compute_coverage(
+    rows: pd.DataFrame, reference: ReferenceSet, training: TrainingSet, n: int, n_sets: int
 ) -> dict[str, dict[str, float]]:
-    """Of each figure with an interval: how often it covers, and the mean standard error over the true spread."""
+    """Compute of each metric with an interval how often it covers, and its mean standard error over the true spread."""
     rows = rows[rows["is_valid"]].reset_index(drop=True)
-    activations = fcd.activations(rows["canonical"].tolist())
+    activations = compute_activations(rows["canonical"].tolist())
     random = np.random.default_rng(0)
-    found = defaultdict(list)
-    for number in range(sets):
+    estimates = defaultdict(list)
+    for number in range(n_sets):
         chosen = random.choice(len(rows), n, replace=False)
         samples = SampleSet(rows.iloc[chosen].reset_index(drop=True))
         samples.activations = activations[chosen]
-        for name, estimate in compute(figures_of(samples, {"Test": reference}, training))[0].items():
+        for name, estimate in compute_metrics(build_metrics(samples, {"Test": reference}, training))[0].items():
             if estimate.low is not None:
-                found[name].append(estimate)
-        print(f"{number + 1} of {sets} sets", end="\r", flush=True)
-    result = {}
-    for name, estimates in found.items():
-        values = np.array([estimate.value for estimate in estimates])
+                estimates[name].append(estimate)
+        print(f"{number + 1} of {n_sets} sets", end="\r", flush=True)
+    coverage = {}
+    for name, of_sets in estimates.items():
+        values = np.array([estimate.value for estimate in of_sets])
         if values.std() == 0:
             continue  # the same in all sets
-        covers = [estimate.low <= values.mean() <= estimate.high for estimate in estimates]
-        errors = np.mean([estimate.error for estimate in estimates])
-        result[name] = {"coverage": float(np.mean(covers)), "error_over_spread": float(errors / values.std(ddof=1))}
-    return result
+        covers = [estimate.low <= values.mean() <= estimate.high for estimate in of_sets]
+        error = np.mean([estimate.error for estimate in of_sets])
+        coverage[name] = {"coverage": float(np.mean(covers)), "error_over_spread": float(error / values.std(ddof=1))}
+    return coverage
 
 
-def measure(size: int, n: int, sets: int, threads: int, file: Path | None) -> dict[str, Any]:
-    """The coverage of all figures for both generators, or for that of a file."""
+def measure(quick: bool, size: int, n: int, n_sets: int, threads: int, file: Path | None) -> dict[str, Any]:
+    """Measure the coverage of all metrics for both generators, or for that of a file."""
     torch.set_num_threads(threads)
-    training = cached_training("moses", cache_folder(), workers=threads)
-    training = dataclasses.replace(training, fingerprints=training.fingerprints[:20_000])
-    reference = part_of(cached_references("moses", cache_folder(), workers=threads)["Test"], 20_000)
-    if file:
-        of_each = {file.name: describe_all(file.read_text().split(), workers=threads)}
-    else:
-        of_each = populations(training, size, threads)
-    found = {name: coverage(rows, reference, training, n, sets) for name, rows in of_each.items()}
-    sizes = {name: len(rows) for name, rows in of_each.items()}
-    return {"population": sizes, "n": n, "sets": sets, "generators": found}
+    with Workers(threads) as workers:
+        reference, training = load_sets(quick, workers)
+        if file:
+            tables = {file.name: describe_smiles(file.read_text().split(), workers=workers)}
+        else:
+            tables = describe_generators(training, size, workers)
+    generators = {name: compute_coverage(rows, reference, training, n, n_sets) for name, rows in tables.items()}
+    sizes = {name: len(rows) for name, rows in tables.items()}
+    return {"population": sizes, "n": n, "sets": n_sets, "generators": generators}
 
 
 def main() -> None:
-    parser = options(__doc__.splitlines()[0])
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=Path, help="file .smi of another generator")
     arguments = parser.parse_args()
-    sizes = (2000, 1000, 5) if arguments.quick else (20_000, 1000, 100)
-    result = measure(*sizes, arguments.threads, arguments.samples)
-    write(arguments.json, result)
-    for generator, figures in result["generators"].items():
-        for name, found in figures.items():
-            print(f"{generator:20} {name:34} {found['coverage']:.2f}  {found['error_over_spread']:.2f}")
+    sizes = (400, 300, 2) if arguments.quick else (20_000, 1000, 100)
+    result = measure(arguments.quick, *sizes, arguments.threads, arguments.samples)
+    write_result(arguments.json, result)
+    for generator, metrics in result["generators"].items():
+        for name, coverage in metrics.items():
+            print(f"{generator:22} {name:34} {coverage['coverage']:.2f}  {coverage['error_over_spread']:.2f}")
 
 
 if __name__ == "__main__":

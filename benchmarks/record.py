@@ -1,4 +1,4 @@
-"""What every result is written with: machine, versions, commit, date."""
+"""What the benchmark programs share: their options, the file of their result, and how a command is measured."""
 
 from __future__ import annotations
 
@@ -16,51 +16,60 @@ from typing import Any
 
 import psutil
 
-from molvae.runtime.provenance import git_commit, versions
+from molvae.runtime.provenance import get_git_commit, get_versions
 
 
-def options(about: str) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--quick", action="store_true", help="smaller: under 50 s on two cores")
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller: under 60 s on two cores")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     return parser
 
 
-def write(path: Path | None, result: dict[str, Any]) -> None:
-    """Write a result to a file, if one was asked for."""
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result with its circumstances to a file; nothing where no file is given."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**result, **circumstances()}, indent=1) + "\n")
+        path.write_text(json.dumps({**result, **describe_circumstances()}, indent=1) + "\n")
 
 
-def circumstances() -> dict[str, Any]:
-    """Where and when a figure was measured."""
-    processor = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
+def describe_circumstances() -> dict[str, Any]:
+    """Describe where and when a result was measured: machine, versions, commit, date."""
+    names = (line.split(":")[1].strip() for line in _read_cpuinfo() if line.startswith("model name"))
     machine = {
-        "processor": processor,
+        "processor": next(names, "unknown"),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.platform(),
     }
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    return {"machine": machine, "versions": versions(), "commit": git_commit(), "date": date}
+    return {"machine": machine, "versions": get_versions(), "commit": get_git_commit(), "date": date}
 
 
-def _cpuinfo() -> list[str]:
+def _read_cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
 
 
-def median(values: list[float]) -> float:
-    """The figure to quote."""
+def print_ratio(ratio: float) -> None:
+    """Print the last line of a benchmark with a peer: ours over the peer's, above 1 is better."""
+    print(f"ratio {ratio:.2f}")
+
+
+def compute_median(values: list[float]) -> float:
+    """Compute the value to quote."""
     return statistics.median(values)
 
 
 def run_measured(command: list[str], **options: Any) -> dict[str, float]:
-    """Run a command to its end: seconds, and the most memory that it and its children held at once.
+    """Run a command to its end, and measure its seconds and the most memory that it and its children held at once.
 
     Memory is the sum of the proportional set sizes, so that pages which processes share count once.
+
+    Args:
+        command: program and arguments.
+        options: of `subprocess.Popen`.
     """
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
@@ -70,7 +79,7 @@ def run_measured(command: list[str], **options: Any) -> dict[str, float]:
     def watch() -> None:
         nonlocal peak
         while not done.wait(1.0):
-            peak = max(peak, _memory(process.pid))
+            peak = max(peak, _measure_memory(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -82,7 +91,7 @@ def run_measured(command: list[str], **options: Any) -> dict[str, float]:
     return {"seconds": time.monotonic() - began, "peak_mb": peak / 2**20}
 
 
-def _memory(pid: int) -> int:
+def _measure_memory(pid: int) -> int:
     total = 0
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -2,8 +2,8 @@
 
 All of MOSES is featurised through the SLURM of the tests, two nodes of one core each, and samples of `pretrained:moses`
 are drawn and validated. A job's overhead is what SLURM saw of it less what its command took: Snakemake and Python that
-start. The cost model then says for how many rows a share must be for the overhead to stay below 5 %, and what is left
-for one process: the gathering.
+start. The cost model then says for how many rows a shard must be for the overhead to stay below 5 %, and what is left
+for one process: the merge.
 """
 
 from __future__ import annotations
@@ -11,124 +11,143 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nodes import prepare
+from cluster import add_pretrained_model, require_slurm
+from example import write_example
 from peer import DOWNLOADS
-from record import circumstances, options, write
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/workflow"))
-
-from slurm import Cluster, submit
-from workspace import Place, copy_of_checkout
+from record import describe_circumstances, make_parser, write_result
+from slurm import Cluster, build_submit_command
+from workspace import Workspace, copy_checkout
 
 from molvae.runtime.files import read_json
 
-MOST_OVERHEAD = 0.05
+MAX_OVERHEAD = 0.05
 SIZES = (10_000_000, 1_000_000_000)
-SHARES = {"rows": 8, "samples": 4}
-BLOCKS = {"featurize": "tokens", "sample": "samples", "validate": "validation"}  # stage: folder of its shares
+SHARDS, QUICK_SHARDS = {"rows": 8, "samples": 4}, {"rows": 1, "samples": 1}
+FOLDERS = {"featurize": "tokens", "sample": "samples", "validate": "validation"}  # by stage
 
 
-def settings(quick: bool) -> dict[str, Any]:
+def make_settings(quick: bool) -> dict[str, Any]:
+    """Make the settings: all of MOSES, or a few of its molecules, and samples of a pretrained model."""
     return {
-        "data": {"source": "data/moses-small.csv.gz" if quick else "moses"},
+        "data": {"source": "train-molecules.smi" if quick else "moses"},
         "sample": {"n": 400 if quick else 10_000},
         "tracking": {"enabled": False},
     }
 
 
-def run(place: Place, cluster: Cluster, quick: bool, *targets: str, rules: tuple[str, ...]) -> None:
-    scatter = ("--set-scatter", *(f"{name}={number}" for name, number in SHARES.items()))
-    command = submit(place, *scatter, "--notemp", "--allowed-rules", *rules, "--", *targets, settings=settings(quick))
-    place.shell(*command, timeout=7200, **cluster.environment)
+def run(workspace: Workspace, cluster: Cluster, quick: bool, *targets: str, rules: tuple[str, ...]) -> None:
+    """Run the workflow on the cluster up to some files, with these rules only."""
+    shards = QUICK_SHARDS if quick else SHARDS
+    scatter = ("--set-scatter", *(f"{name}={number}" for name, number in shards.items()))
+    options = ("--notemp", "--allowed-rules", *rules, "--", *targets)
+    command = build_submit_command(workspace, *scatter, *options, settings=make_settings(quick))
+    workspace.run_command(*command, timeout=7200, **cluster.environment)
 
 
-def jobs_of(place: Place, cluster: Cluster, rule: str) -> list[dict[str, float]]:
-    """Of each job of a rule: seconds that SLURM saw, those of its command, and its peak memory."""
-    found = []
-    for job in cluster.jobs():
-        if job["WorkDir"] != str(place.folder) or not job["Comment"].startswith(f"rule_{rule}_wildcards"):
+def list_jobs(workspace: Workspace, cluster: Cluster, rule: str) -> list[dict[str, float]]:
+    """List of each job of a rule the seconds that SLURM saw, those of its command, and its peak memory."""
+    wall_seconds = []
+    for job in cluster.list_jobs():
+        if job["WorkDir"] != str(workspace.folder) or not job["Comment"].startswith(f"rule_{rule}_wildcards"):
             continue
         began, ended = (datetime.datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime"))
-        found.append({"wall_s": (ended - began).total_seconds()})
+        wall_seconds.append((ended - began).total_seconds())
     files = [
-        file for file in (place.folder / "results/example/benchmarks").iterdir() if file.name.split(".")[0] == rule
+        file for file in (workspace.folder / "results/example/benchmarks").iterdir() if file.name.split(".")[0] == rule
     ]
     rows = [json.loads(file.read_text().splitlines()[-1]) for file in files]
-    assert len(rows) == len(found), (rule, files, found)
+    assert len(rows) == len(wall_seconds), (rule, files, wall_seconds)
     # the order of jobs and files need not be the same; sums and extremes are all that is used
-    return [{**job, "command_s": row["s"], "peak_mb": row["max_rss"]} for job, row in zip(found, rows, strict=True)]
+    return [
+        {"wall_s": wall, "command_s": row["s"], "peak_mb": row["max_rss"]}
+        for wall, row in zip(wall_seconds, rows, strict=True)
+    ]
 
 
-def stage_figures(place: Place, cluster: Cluster, stage: str, rows: int) -> dict[str, Any]:
-    jobs = jobs_of(place, cluster, f"{stage}_block")
+def measure_stage(workspace: Workspace, cluster: Cluster, stage: str, rows: int) -> dict[str, Any]:
+    """Measure the jobs of a stage's shards."""
+    jobs = list_jobs(workspace, cluster, f"{stage}_shard")
     wall, command = (sum(job[key] for job in jobs) for key in ("wall_s", "command_s"))
-    blocks = list((place.folder / "results/example" / BLOCKS[stage] / "blocks").glob("*.parquet"))
+    shards = list((workspace.folder / "results/example" / FOLDERS[stage] / "shards").glob("*.parquet"))
     return {
         "rows": rows,
-        "shares": len(jobs),
+        "shards": len(jobs),
         "rows_per_s_and_core": rows / command,
         "overhead_s_a_job": (wall - command) / len(jobs),
         "peak_mb": [min(job["peak_mb"] for job in jobs), max(job["peak_mb"] for job in jobs)],
-        "bytes_a_row": sum(block.stat().st_size for block in blocks) / rows,
+        "bytes_a_row": sum(shard.stat().st_size for shard in shards) / rows,
     }
 
 
-def gather_figures(place: Place, cluster: Cluster, rows: int) -> dict[str, Any]:
-    """The one job that puts the shares of `featurize` together."""
-    (job,) = jobs_of(place, cluster, "featurize")[:1]
-    size = sum(file.stat().st_size for file in (place.folder / "results/example/tokens").iterdir() if file.is_file())
+def measure_merge(workspace: Workspace, cluster: Cluster, rows: int) -> dict[str, Any]:
+    """Measure the one job that merges the shards of `featurize`."""
+    (job,) = list_jobs(workspace, cluster, "featurize")[:1]
+    size = sum(
+        file.stat().st_size for file in (workspace.folder / "results/example/tokens").iterdir() if file.is_file()
+    )
     return {"rows_per_s": rows / job["command_s"], "peak_mb": job["peak_mb"], "bytes_a_row": size / rows}
 
 
-def cost(stage: dict[str, Any], rows: int) -> dict[str, float]:
-    """Core hours, the smallest share with an overhead below 5 %, how many there are of them, and their gigabytes."""
-    share = stage["overhead_s_a_job"] * (1 / MOST_OVERHEAD - 1) * stage["rows_per_s_and_core"]
+def compute_cost(stage: dict[str, Any], rows: int) -> dict[str, float]:
+    """Compute core hours, the smallest shard with an overhead below 5 %, how many there are of them, and their size."""
+    shard_rows = stage["overhead_s_a_job"] * (1 / MAX_OVERHEAD - 1) * stage["rows_per_s_and_core"]
     return {
         "core_hours": rows / stage["rows_per_s_and_core"] / 3600,
-        "smallest_share_rows": float(np.ceil(share)),
-        "most_shares": float(max(1, rows // share)),
-        "shares_gb": rows * stage["bytes_a_row"] / 1e9,
+        "smallest_shard_rows": float(np.ceil(shard_rows)),
+        "most_shards": float(max(1, rows // shard_rows)),
+        "shards_gb": rows * stage["bytes_a_row"] / 1e9,
     }
 
 
 def main() -> None:
-    arguments = options(__doc__).parse_args()
+    arguments = make_parser(__doc__).parse_args()
+    require_slurm()
     quick = arguments.quick
+    n_shards = (QUICK_SHARDS if quick else SHARDS)["samples"]
     root = Path(tempfile.mkdtemp(prefix="molvae-scale-"))
-    place = Place(root / "run", copy_of_checkout(root / "checkout"))
-    place.folder.mkdir()
-    prepare(place)
+    workspace = Workspace(root / "run", copy_checkout(root / "checkout"))
+    workspace.folder.mkdir()
+    if quick:
+        write_example(1000, workspace.folder)
+    add_pretrained_model(workspace)
     if DOWNLOADS.exists():
-        shutil.copytree(DOWNLOADS, place.folder / "results/datasets/downloads")
-    place.snakemake("--until", "fetch", settings=settings(quick))
-    (dataset,) = (place.folder / "results/datasets").glob("*.json")
-    rows, n = read_json(dataset)["rows_in"], settings(quick)["sample"]["n"]
+        shutil.copytree(DOWNLOADS, workspace.folder / "results/datasets/downloads")
+    workspace.run_snakemake("--until", "fetch", settings=make_settings(quick))
+    (dataset,) = (workspace.folder / "results/datasets").glob("*.json")
+    rows, n = read_json(dataset)["rows_in"], make_settings(quick)["sample"]["n"]
     cluster = Cluster(root / "slurm", cores=1)
+    names = [f"{number}-of-{n_shards}.parquet" for number in range(1, n_shards + 1)]
     try:
         cluster.start()
-        shares = [f"results/example/samples/blocks/{k}-of-{SHARES['samples']}.parquet" for k in range(1, 5)]
-        run(place, cluster, quick, *shares, rules=("sample_block",))
-        shares = [f"results/example/validation/blocks/{k}-of-{SHARES['samples']}.parquet" for k in range(1, 5)]
-        run(place, cluster, quick, *shares, rules=("sample_block", "sample", "validate_block"))
-        run(place, cluster, quick, "results/example/tokens/tokens.safetensors", rules=("featurize_block", "featurize"))
-        stages = {stage: stage_figures(place, cluster, stage, n) for stage in ("sample", "validate")}
-        stages["featurize"] = stage_figures(place, cluster, "featurize", rows)
-        gathering = gather_figures(place, cluster, rows)
+        samples = [f"results/example/samples/shards/{name}" for name in names]
+        run(workspace, cluster, quick, *samples, rules=("sample_shard",))
+        validations = [f"results/example/validation/shards/{name}" for name in names]
+        run(workspace, cluster, quick, *validations, rules=("sample_shard", "sample", "validate_shard"))
+        run(
+            workspace,
+            cluster,
+            quick,
+            "results/example/tokens/tokens.safetensors",
+            rules=("featurize_shard", "featurize"),
+        )
+        stages = {stage: measure_stage(workspace, cluster, stage, n) for stage in ("sample", "validate")}
+        stages["featurize"] = measure_stage(workspace, cluster, "featurize", rows)
+        merge = measure_merge(workspace, cluster, rows)
     finally:
         cluster.stop()
     model = {}
     for size in SIZES:
-        of_one = {"hours": size / gathering["rows_per_s"] / 3600, "gb": size * gathering["bytes_a_row"] / 1e9}
-        model[f"{size:.0e}"] = {**{name: cost(figures, size) for name, figures in stages.items()}, "gathering": of_one}
-    found = {"stages": stages, "gathering": gathering, "model": model}
-    print(json.dumps({**found, "machine": circumstances()["machine"]}, indent=1))
-    write(arguments.json, {"sizes": settings(quick), **found})
+        costs = {name: compute_cost(stage, size) for name, stage in stages.items()}
+        merge_cost = {"hours": size / merge["rows_per_s"] / 3600, "gb": size * merge["bytes_a_row"] / 1e9}
+        model[f"{size:.0e}"] = {**costs, "merge": merge_cost}
+    result = {"stages": stages, "merge": merge, "model": model}
+    print(json.dumps({**result, "machine": describe_circumstances()["machine"]}, indent=1))
+    write_result(arguments.json, {"sizes": make_settings(quick), **result})
     shutil.rmtree(root)
 
 

@@ -12,98 +12,107 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Packed, arithmetic, precisions, say, write
+from common import Packed, list_precisions, print_line, use_precision, write_result
 from torch import Tensor, nn
 
-from molvae.inference.decoding import Strings, decode_points
+from molvae.inference.decoding import TokenStrings, decode_latents
 from molvae.nn.vae import VAE
-from molvae.runtime.seeds import generator
+from molvae.runtime.seeds import make_generator
 
 MOLECULES, UPDATES, LEARNING_RATE = 256, 3, 1e-3
 CPU = torch.device("cpu")
 
 
-def agree(packed: Packed, out: Path, device: torch.device, *, model: VAE, trained: bool, wanted: list[str]) -> None:
+def measure_agreement(
+    packed: Packed, out: Path, device: torch.device, *, model: VAE, trained: bool, precisions: list[str]
+) -> None:
     """Compare forward loss, gradients, a few updates, greedy and sampled strings."""
     rows = np.sort(np.random.default_rng(0).permutation(len(packed.train))[:MOLECULES])
-    noise = torch.randn((len(rows), model.latent_dim), generator=generator(0, "agree", "noise"))
+    noise = torch.randn((len(rows), model.latent_dim), generator=make_generator(0, "agree", "noise"))
     limit = packed.defaults["sample"]["max_tokens"]
-    uniforms = torch.rand((limit, len(rows)), generator=generator(0, "agree", "tokens"))
+    uniforms = torch.rand((limit, len(rows)), generator=make_generator(0, "agree", "tokens"))
     inputs = SimpleNamespace(packed=packed, rows=rows, noise=noise, uniforms=uniforms)
-    reference = learned(copy.deepcopy(model).double(), inputs, CPU, "float32")
-    own = learned(copy.deepcopy(model), inputs, CPU, "float32")
-    own_strings = written(model, inputs, CPU, "float32")
+    reference = run_updates(copy.deepcopy(model).double(), inputs, CPU, "float32")
+    on_cpu = run_updates(copy.deepcopy(model), inputs, CPU, "float32")
+    cpu_strings = decode_strings(model, inputs, CPU, "float32")
     result: dict[str, Any] = {"trained": trained, "molecules": len(rows), "updates": UPDATES, "comparisons": {}}
 
-    def keep(name: str, found: dict[str, Any]) -> None:
-        result["comparisons"][name] = found
-        say(name, " ".join(f"{key} {value:.3g}" for key, value in found.items()))
-        write(out, "agree", result, packed, device)
+    def keep(name: str, differences: dict[str, Any]) -> None:
+        result["comparisons"][name] = differences
+        print_line(name, " ".join(f"{key} {value:.3g}" for key, value in differences.items()))
+        write_result(out, "agree", result, packed, device)
 
-    keep("CPU float32 against CPU float64", difference(own, reference))
-    for precision in precisions(device, wanted):
-        found = learned(copy.deepcopy(model), inputs, device, precision)
-        keep(f"{device.type} {precision} against CPU float64", difference(found, reference))
-        strings = written(copy.deepcopy(model), inputs, device, precision)
-        same = {way: identical(strings[way], own_strings[way]) for way in own_strings}
-        keep(f"{device.type} {precision} against CPU float32", difference(found, own) | same)
+    keep("CPU float32 against CPU float64", compute_differences(on_cpu, reference))
+    for precision in list_precisions(device, precisions):
+        on_device = run_updates(copy.deepcopy(model), inputs, device, precision)
+        keep(f"{device.type} {precision} against CPU float64", compute_differences(on_device, reference))
+        strings = decode_strings(copy.deepcopy(model), inputs, device, precision)
+        same = {name: compute_identical_fraction(strings[name], cpu_strings[name]) for name in cpu_strings}
+        keep(f"{device.type} {precision} against CPU float32", compute_differences(on_device, on_cpu) | same)
 
 
-def learned(model: VAE, inputs: SimpleNamespace, device: torch.device, precision: str) -> SimpleNamespace:
-    """Loss, gradients of the first update, and weights after all of them, in float64 on the CPU."""
+def run_updates(model: VAE, inputs: SimpleNamespace, device: torch.device, precision: str) -> SimpleNamespace:
+    """Update a model; returns losses, gradients of the first update and last weights, in float64 on the CPU."""
     model.to(device).train()
-    batch = inputs.packed.train.batch(inputs.rows, device)
+    batch = inputs.packed.train.collate(inputs.rows, device)
     noise = inputs.noise.to(device, next(model.parameters()).dtype)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    losses, first = [], {}
+    losses, gradients = [], {}
     for _ in range(UPDATES):
-        with arithmetic(precision, device):
-            terms = model(batch, noise)
+        with use_precision(precision, device):
+            terms = model(batch, noise).terms
         loss = terms.reconstruction + terms.kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        first = first or {name: _plain(one.grad) for name, one in model.named_parameters()}
+        gradients = gradients or {name: _copy_to_cpu(weight.grad) for name, weight in model.named_parameters()}
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-    return SimpleNamespace(
-        losses=losses, gradients=first, weights={name: _plain(one) for name, one in model.named_parameters()}
-    )
+    weights = {name: _copy_to_cpu(weight) for name, weight in model.named_parameters()}
+    return SimpleNamespace(losses=losses, gradients=gradients, weights=weights)
 
 
-def _plain(values: Tensor) -> Tensor:
+def _copy_to_cpu(values: Tensor) -> Tensor:
     return values.detach().double().cpu().clone()  # what is float64 already would change with the model
 
 
-def difference(one: SimpleNamespace, other: SimpleNamespace) -> dict[str, float]:
-    """Relative differences: of losses the largest, of tensors |one − other| / |other|, all together and the worst."""
-    found = {"loss": max(abs(a / b - 1) for a, b in zip(one.losses, other.losses, strict=True))}
+def compute_differences(result: SimpleNamespace, reference: SimpleNamespace) -> dict[str, float]:
+    """Compute relative differences: of losses the largest, of tensors |result − reference| / |reference|.
+
+    The latter of all tensors together, and of the worst one.
+    """
+    losses = zip(result.losses, reference.losses, strict=True)
+    differences = {"loss": max(abs(loss / expected - 1) for loss, expected in losses)}
     for part in ("gradients", "weights"):
-        mine, theirs = getattr(one, part), getattr(other, part)
-        apart = {name: (mine[name] - theirs[name]).norm() for name in theirs}
-        size = {name: theirs[name].norm() for name in theirs}
-        together = torch.stack(list(apart.values())).norm() / torch.stack(list(size.values())).norm()
-        found[part] = together.item()
-        found[f"{part}_worst"] = max((apart[name] / size[name]).item() for name in theirs if size[name] > 0)
-    zeros = sum(int((grad == 0).sum()) for grad in one.gradients.values())
-    more = zeros - sum(int((grad == 0).sum()) for grad in other.gradients.values())
-    return found | {"gradients_zero_more": more / sum(grad.numel() for grad in one.gradients.values())}
+        tensors, expected = getattr(result, part), getattr(reference, part)
+        distances = {name: (tensors[name] - expected[name]).norm() for name in expected}
+        norms = {name: expected[name].norm() for name in expected}
+        together = torch.stack(list(distances.values())).norm() / torch.stack(list(norms.values())).norm()
+        differences[part] = together.item()
+        differences[f"{part}_worst"] = max((distances[name] / norms[name]).item() for name in norms if norms[name] > 0)
+    zeros, expected_zeros = (
+        sum(int((gradient == 0).sum()) for gradient in side.gradients.values()) for side in (result, reference)
+    )
+    total = sum(gradient.numel() for gradient in result.gradients.values())
+    return differences | {"gradients_zero_more": (zeros - expected_zeros) / total}
 
 
 @torch.inference_mode()
-def written(model: VAE, inputs: SimpleNamespace, device: torch.device, precision: str) -> dict[str, Strings]:
-    """Strings from the means of the CPU's encoder, the likeliest and drawn ones."""
-    mu, _ = model.to(CPU).eval().encoder(*inputs.packed.train.batch(inputs.rows).read)
+def decode_strings(
+    model: VAE, inputs: SimpleNamespace, device: torch.device, precision: str
+) -> dict[str, TokenStrings]:
+    """Decode the means of the CPU's encoder, greedily and sampled."""
+    mu, _ = model.to(CPU).eval().encoder(*inputs.packed.train.collate(inputs.rows).encoder_inputs)
     model.to(device)
-    with arithmetic(precision, device):
+    with use_precision(precision, device):
         return {
-            name: decode_points(model, mu, inputs.uniforms, temperature)
+            name: decode_latents(model, mu, inputs.uniforms, temperature)
             for name, temperature in (("greedy_same", 0.0), ("sampled_same", 1.0))
         }
 
 
-def identical(one: Strings, other: Strings) -> float:
-    """Share of strings that are the same, token for token."""
-    width = max(one.ids.shape[1], other.ids.shape[1])
-    first, second = (np.pad(some.ids, ((0, 0), (0, width - some.ids.shape[1]))) for some in (one, other))
-    return float((first == second).all(1).mean())
+def compute_identical_fraction(strings: TokenStrings, reference: TokenStrings) -> float:
+    """Compute the fraction of strings that are the same, token for token."""
+    width = max(strings.ids.shape[1], reference.ids.shape[1])
+    padded, expected = (np.pad(side.ids, ((0, 0), (0, width - side.ids.shape[1]))) for side in (strings, reference))
+    return float((padded == expected).all(1).mean())

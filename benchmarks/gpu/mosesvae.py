@@ -1,4 +1,4 @@
-"""The MOSES VAE out of an unpacked `molsets` wheel, on a machine that has none of what the wheel asks for.
+"""The MOSES VAE out of an unpacked `molsets` wheel, on a machine that has none of what the wheel needs.
 
 Only moses/vae/model.py, moses/vae/config.py and moses/utils.py are read. What they import for plots and chemistry, none
 of which the VAE uses, is replaced by empty modules.
@@ -24,24 +24,25 @@ class MosesVAE:
     """A new MOSES VAE with its own sizes, and what its trainer and its sampler do."""
 
     def __init__(self, wheel: Path, smiles: Sequence[str], device: torch.device) -> None:
-        model, config, utils = _modules(wheel)
+        """Build the network, whose vocabulary is that of the SMILES."""
+        model, config, utils = _import_modules(wheel)
         self.config = config.get_parser().parse_args([])
         torch.manual_seed(0)
         self.model = model.VAE(utils.OneHotVocab.from_data(smiles), self.config).to(device)
-        self.parameters = [one for one in self.model.vae.parameters() if one.requires_grad]
+        self.parameters = [weight for weight in self.model.vae.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.config.lr_start)
 
-    def collated(self, smiles: Sequence[str]) -> list[Tensor]:
-        """A batch as its data loader hands it over: longest first, a tensor a molecule, on the CPU.
+    def collate(self, smiles: Sequence[str]) -> list[Tensor]:
+        """Make a batch as its data loader does: longest first, a tensor a molecule, on the CPU.
 
-        Its trainer has a worker process do this meanwhile, so it is not part of a step.
+        Its trainer has a worker process do this meanwhile, so it is not part of an update.
         """
-        return [self.model.string2tensor(one, device="cpu") for one in sorted(smiles, key=len, reverse=True)]
+        return [self.model.string2tensor(text, device="cpu") for text in sorted(smiles, key=len, reverse=True)]
 
-    def step(self, batch: list[Tensor]) -> None:
-        """One update as in its trainer."""
+    def update(self, batch: list[Tensor]) -> None:
+        """Update the weights once as its trainer does."""
         self.model.train()
-        kl, reconstruction = self.model(tuple(one.to(self.model.device) for one in batch))
+        kl, reconstruction = self.model(tuple(tensor.to(self.model.device) for tensor in batch))
         loss = KL_WEIGHT * kl + reconstruction
         self.optimizer.zero_grad()
         loss.backward()
@@ -50,25 +51,25 @@ class MosesVAE:
         kl.item(), reconstruction.item(), loss.item()  # its trainer waits for all three
 
     def sample(self, count: int) -> list[str]:
-        """So many strings at a time by its own sampler."""
+        """Sample so many strings at a time by its own sampler."""
         self.model.eval()
         return self.model.sample(count)
 
 
 @cache
-def _modules(wheel: Path) -> list[ModuleType]:
+def _import_modules(wheel: Path) -> list[ModuleType]:
     for name in ("moses", "moses.vae"):
         package = sys.modules[name] = ModuleType(name)
         package.__path__ = [str(wheel / name.replace(".", "/"))]  # no __init__ is run
-    added = {}
+    stubs = {}
     for name, parts in STUBS.items():
-        added[name] = ModuleType(name)
+        stubs[name] = ModuleType(name)
         for part in parts:
-            added[f"{name}.{part}"] = ModuleType(f"{name}.{part}")
-            setattr(added[name], part, added[f"{name}.{part}"])
-    sys.modules.update(added)
+            stubs[f"{name}.{part}"] = ModuleType(f"{name}.{part}")
+            setattr(stubs[name], part, stubs[f"{name}.{part}"])
+    sys.modules.update(stubs)
     modules = [importlib.import_module(name) for name in ("moses.vae.model", "moses.vae.config", "moses.utils")]
-    for name in added:  # torch looks for some of these by itself and must not find a stub
+    for name in stubs:  # torch looks for two of these by itself and must not find a stub
         del sys.modules[name]
     # `sample` keeps its masks as uint8, which torch no longer assigns through; bool is what it made of them
     modules[0].torch = SimpleNamespace(**{**vars(torch), "uint8": torch.bool})

@@ -1,11 +1,11 @@
-"""A `tokens/` folder as one compressed file that a machine with numpy and nothing else of ours can read.
+"""Pack a `tokens/` folder into one compressed file that a machine with numpy and nothing else of ours can read.
 
 Runs where molvae is installed. Arrays of the .npz: `ids` (all tokens, split by split), `lengths` (of each molecule),
-`variant_ids` and `variant_lengths` where the folder has variants, and `about`: JSON with the splits in order and their
-numbers of molecules, the vocabulary, the default settings and the commit.
+`augmentation_ids` and `augmentation_lengths` where the folder has augmentations, and `about`: JSON with the splits in
+order and their numbers of molecules, the vocabulary, the default settings and the commit.
 
 With --symbols the same molecules in the same splits, as many pairs merged, as symbols of SMILES, or of SELFIES without
-brackets: the controls that tell what the symbols do.
+brackets: the controls that show what the symbols change.
 """
 
 from __future__ import annotations
@@ -16,58 +16,67 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from molvae.chemistry.tokenization import selfies_of
 from molvae.config import ModelSettings, PriorSettings, SampleSettings, TrainSettings
 from molvae.data import bpe
 from molvae.data.dataset import TokenSet
-from molvae.data.token_store import read_tokens, read_variants
+from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStore
+from molvae.data.tokenizer import ids_to_selfies
 from molvae.data.vocabulary import UNK, Vocabulary
 from molvae.runtime.files import read_json
-from molvae.runtime.provenance import git_commit
-from molvae.stages.featurize import MERGES_LEARN_FROM
+from molvae.runtime.provenance import get_git_commit
+from molvae.stages.featurize import MAX_MERGE_MOLECULES
 
 SECTIONS = {"model": ModelSettings, "train": TrainSettings, "prior": PriorSettings, "sample": SampleSettings}
 SMILES_SYMBOL = re.compile(r"\[[^]]*\]|Br|Cl|%\d\d|.")  # an atom, a ring's number, a bond or a branch
-AT_ONCE = 100_000  # molecules merged together
+BLOCK_MOLECULES = 100_000  # molecules merged together
 
 
 def pack(folder: Path, out: Path, symbols: str | None = None) -> None:
-    """Pack the folder into the file `out`, with other `symbols` if wanted, and print what is in it."""
-    splits, variants = (read(folder / "tokens.safetensors") for read in (read_tokens, read_variants))
-    vocabulary = Vocabulary.from_json(read_json(folder / "vocabulary.json"), str(folder))
+    """Pack a folder into the file `out`, and print what is in it.
+
+    Args:
+        folder: that `featurize` wrote.
+        out: file to write.
+        symbols: "smiles" or "selfies" in place of those of the folder.
+    """
+    store = TokenStore.open(folder / TOKENS_FILE)
+    splits, augmentations = store.splits, store.augmentations
+    vocabulary = Vocabulary.from_json(read_json(folder / VOCABULARY_FILE), str(folder))
     if symbols:
-        strings = as_smiles(folder) if symbols == "smiles" else as_selfies(splits, vocabulary)
-        splits, vocabulary = tokenised(strings, vocabulary)
-        variants = None
+        strings = read_smiles_symbols(folder) if symbols == "smiles" else read_selfies_symbols(splits, vocabulary)
+        splits, vocabulary = tokenize_strings(strings, vocabulary)
+        augmentations = None
     parts = list(splits.values())
-    arrays = {"ids": np.concatenate([part.ids for part in parts]), "lengths": _lengths(parts)}
-    if variants is not None:
-        arrays |= {"variant_ids": variants.ids, "variant_lengths": _lengths([variants])}
-    about = {
+    arrays = {"ids": np.concatenate([part.ids for part in parts]), "lengths": _concat_lengths(parts)}
+    if augmentations is not None:
+        lengths = _concat_lengths([augmentations])
+        arrays |= {"augmentation_ids": augmentations.ids, "augmentation_lengths": lengths}
+    content: dict[str, Any] = {
         "splits": {name: len(part) for name, part in splits.items()},
         "vocabulary": vocabulary.to_json(),
         "defaults": {name: kind().model_dump() for name, kind in SECTIONS.items()},
-        "commit": git_commit(),
+        "commit": get_git_commit(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "wb") as file:  # given a name, numpy would add its own suffix
-        np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+        np.savez_compressed(file, about=np.frombuffer(json.dumps(content).encode(), np.uint8), **arrays)
     bits = 8 * out.stat().st_size / max(1, len(arrays["ids"]))
-    print(f"{out}: {out.stat().st_size / 2**20:.2f} MiB, {about['splits']}, {bits:.2f} bits a token")
+    print(f"{out}: {out.stat().st_size / 2**20:.2f} MiB, {content['splits']}, {bits:.2f} bits a token")
 
 
-def _lengths(parts: list) -> np.ndarray:
+def _concat_lengths(parts: list[TokenSet]) -> np.ndarray:
     return np.concatenate([part.lengths for part in parts]).astype(np.uint16)
 
 
-def as_smiles(folder: Path) -> dict[str, list[list[str]]]:
-    """Symbols of the SMILES of each split's molecules."""
+def read_smiles_symbols(folder: Path) -> dict[str, list[list[str]]]:
+    """Read the symbols of the SMILES of each split's molecules."""
     table = pyarrow.parquet.read_table(folder / "molecules.parquet", columns=["smiles", "split"]).to_pydict()
     strings: dict[str, list[list[str]]] = {}
     for smiles, split in zip(table["smiles"], table["split"], strict=True):
@@ -75,34 +84,39 @@ def as_smiles(folder: Path) -> dict[str, list[list[str]]]:
     return strings
 
 
-def as_selfies(splits: dict[str, TokenSet], vocabulary: Vocabulary) -> dict[str, list[list[str]]]:
-    """Symbols of the SELFIES of each split's molecules, without brackets; unknown ones cannot be said."""
+def read_selfies_symbols(splits: dict[str, TokenSet], vocabulary: Vocabulary) -> dict[str, list[list[str]]]:
+    """Read the symbols of the SELFIES, without brackets, of each split's molecules that have no unknown symbol."""
     return {
-        name: [selfies_of(vocabulary, part[row]) for row in range(len(part)) if UNK not in part[row]]
+        name: [ids_to_selfies(vocabulary, part[row]) for row in range(len(part)) if UNK not in part[row]]
         for name, part in splits.items()
     }
 
 
-def tokenised(strings: dict[str, list[list[str]]], like: Vocabulary) -> tuple[dict[str, TokenSet], Vocabulary]:
-    """The strings of each split as tokens; those with a symbol that no training molecule has are left out.
+def tokenize_strings(
+    strings: dict[str, list[list[str]]], original: Vocabulary
+) -> tuple[dict[str, TokenSet], Vocabulary]:
+    """Tokenize the strings of each split; those with a symbol that no training molecule has are left out.
 
-    The vocabulary has the caps of another and as many merges.
+    Args:
+        strings: symbols of each string, by split.
+        original: a vocabulary; the new one has its bond constraints and as many merges.
     """
     training = strings["train"]
-    vocabulary = Vocabulary.build((symbol for string in training for symbol in string), like.caps)
-    learned = bpe.learn(*_flat(training[:MERGES_LEARN_FROM], vocabulary), vocabulary, len(like.merges))
-    vocabulary = replace(vocabulary, merges=learned)
-    known, merge, splits = set(vocabulary.symbols), bpe.Merger(vocabulary).apply, {}
-    for name, every in sorted(strings.items()):
-        own = [string for string in every if known.issuperset(string)]
-        blocks = [merge(*_flat(own[at : at + AT_ONCE], vocabulary)) for at in range(0, len(own), AT_ONCE)]
+    vocabulary = Vocabulary.build((symbol for string in training for symbol in string), original.constraints)
+    first = _flatten(training[:MAX_MERGE_MOLECULES], vocabulary)
+    vocabulary = replace(vocabulary, merges=bpe.learn_merges(*first, vocabulary, len(original.merges)))
+    known, encoder, splits = set(vocabulary.symbols), bpe.MergeEncoder(vocabulary), {}
+    for name, of_split in sorted(strings.items()):
+        readable = [string for string in of_split if known.issuperset(string)]
+        starts = range(0, len(readable), BLOCK_MOLECULES)
+        blocks = [encoder.apply(*_flatten(readable[at : at + BLOCK_MOLECULES], vocabulary)) for at in starts]
         ids, lengths = (np.concatenate(column) for column in zip(*blocks, strict=True))
         splits[name] = TokenSet(ids, np.concatenate([[0], np.cumsum(lengths)]))
     return splits, vocabulary
 
 
-def _flat(strings: list[list[str]], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.array(vocabulary.ids(symbol for string in strings for symbol in string), np.uint16)
+def _flatten(strings: list[list[str]], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.array(vocabulary.encode(symbol for string in strings for symbol in string), np.uint16)
     return ids, np.array([len(string) for string in strings])
 
 
@@ -110,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tokens", type=Path, help="folder that `molvae featurize` wrote")
     parser.add_argument("out", type=Path, help="the file to write, .npz")
-    parser.add_argument("--symbols", choices=["smiles", "selfies"], help="other ones than those of the folder")
+    parser.add_argument("--symbols", choices=["smiles", "selfies"], help="in place of those of the folder")
     arguments = parser.parse_args()
     pack(arguments.tokens, arguments.out, arguments.symbols)
 
