@@ -94,7 +94,7 @@ class Model:
             target_properties: values, in their own units, of properties that the model was trained to predict, by name:
                 the prior under the condition that its head predicts them (`molvae.inference.conditioning`).
                 `mcmc_steps` lead away from them.
-            threads: strings are decoded in so many at a time.
+            threads: of the CPU that decode at the same time.
 
         Raises:
             MolvaeError: a number is out of its range; or the model does not predict a target property, or its prior is
@@ -237,7 +237,7 @@ class Model:
 
         Args:
             objective: a function of a canonical SMILES, larger is better; or "qed" or "penalised_logp". A molecule for
-                which it raises, or gives no finite number, is left out and stays in the history.
+                which it raises, or gives no finite number, stays in the history without a score and is never a parent.
             calls: of it, at most.
             start: SMILES to begin with; none: molecules from the prior.
             similar_to: a SMILES that molecules have to be similar to; the search begins with it, too.
@@ -249,7 +249,7 @@ class Model:
 
         Returns:
             the history, a row for each call: call, smiles (canonical), score, similarity (NaN without `similar_to`),
-            origin (start, prior, near a parent, between two), error.
+            origin (`start`, `prior`, `near` a parent or `between` two), error.
 
         Raises:
             MolvaeError: no molecule to begin with has a score; or it is none, or holds a symbol the model does not

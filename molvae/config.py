@@ -43,7 +43,7 @@ class DataSettings(Section):
     column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi")
     split_column: str = Field(
         "SPLIT",
-        description="column that names train, valid, test, …; a file without SPLIT is split by a hash of the molecule",
+        description="column that names train, valid, test, …; without a column SPLIT a hash of the molecule splits",
     )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         None, description="checksum the source must have, in hex; null: taken as it is"
@@ -94,7 +94,8 @@ class FeaturizeSettings(Section):
         "sample.target_properties can then ask for values of them; none: no head",
     )
     valid_fraction: Fraction = Field(
-        0.02, description="fraction of training molecules held out for early stopping, by hash"
+        0.02,
+        description="fraction held out for early stopping, by hash; of the training molecules if the data name splits",
     )
     test_fraction: Fraction = Field(
         0.1, description="fraction held out for evaluation, by hash, if the data name no split"
@@ -157,13 +158,16 @@ class TrainSettings(Section):
     kl_schedule: Literal["constant", "linear", "cyclical"] = Field(
         "linear", description="schedule of that weight: constant, linear (one rise) or cyclical (a rise in each cycle)"
     )
-    kl_warmup: float = Field(0.05, ge=0, le=1, description="fraction of the run, or of a cycle, over which it rises")
+    kl_warmup: float = Field(
+        0.05, ge=0, le=1, description="fraction of the run, or of a cycle, in which the weight rises"
+    )
     kl_cycles: int = Field(4, ge=1, le=100, description="cycles of the cyclical schedule")
     free_nats: float = Field(3.0, ge=0, description="KL, nats per molecule, that costs nothing: keeps z in use")
     target_kl: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="KL, nats per molecule, to hold instead (the loss is kl_weight · |KL − target|); null: none"
+        None,
+        description="KL, nats per molecule, to hold instead (KL term: kl_weight · |KL − target|); null: none",
     )
-    dropout: Fraction = Field(0.0, description="fraction of the RNNs' inputs and outputs dropped in training")
+    dropout: Fraction = Field(0.0, description="fraction of the decoder's inputs and outputs dropped in training")
     word_dropout: Fraction = Field(
         0.0, description="fraction of the decoder's input tokens replaced by <unk>: makes it rely on z"
     )
@@ -185,10 +189,11 @@ class PriorSettings(Section):
     """The prior that samples come from, fitted after training to the aggregate posterior."""
 
     kind: Literal["as_trained", "normal", "mixture", "vamp", "flow"] = Field(
-        "as_trained", description="as_trained keeps model.prior; mixture, vamp and flow are fitted to the latents"
+        "as_trained",
+        description="as_trained: model.prior; normal: N(0, 1); mixture, vamp, flow: fitted to the latents",
     )
     components: int = Field(32, ge=1, le=4096, description="components of a mixture or vamp prior")
-    draws: int = Field(100000, ge=1000, description="training molecules whose posteriors it is fitted to")
+    draws: int = Field(100000, ge=1000, description="training molecules whose posteriors the prior is fitted to")
     steps: int = Field(3000, ge=1, description="steps of the fit of a vamp or flow; a mixture stops by itself")
     batch_size: int = Field(512, ge=1, description="latent points a step, drawn anew each time")
     learning_rate: float = Field(3.0e-3, gt=0, le=1, description="peak step size of Adam")
@@ -249,7 +254,8 @@ class TrackingSettings(Section):
 
     enabled: bool = Field(True, description="log each stage to MLflow")
     uri: str | None = Field(
-        None, description="tracking server or store; null: MLFLOW_TRACKING_URI, else a SQLite file in results/"
+        None,
+        description="server or database; MLFLOW_TRACKING_URI, if set, comes first; null: results/mlflow.db",
     )
     experiment: str = Field("molvae", min_length=1, description="name of the MLflow experiment")
     register_as: str | None = Field(
@@ -336,8 +342,8 @@ def merge_settings(common: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     """
     merged = copy.deepcopy(common)
     for key, value in overrides.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge_settings(merged[key], value) if both else value
+        are_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge_settings(merged[key], value) if are_sections else value
     return merged
 
 

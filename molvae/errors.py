@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class MolvaeError(ValueError):
-    """Anything a user can mend: shown as one message, without a traceback."""
+    """Anything a user can fix: shown as one message, without a traceback."""
 
 
 class ConfigError(MolvaeError):

@@ -33,7 +33,9 @@ DESCRIPTORS = {
     "radical_electrons": Descriptor("number of unpaired electrons", is_count=True),
     "charge": Descriptor("formal charge, e", is_count=True),
     "alerts": Descriptor("structural alerts, MCF and PAINS of MOSES, '; ' between them", is_numeric=False),
-    "structural_flags": Descriptor("strained rings, radicals, unusual valences, '; ' between them", is_numeric=False),
+    "structural_flags": Descriptor(
+        "strained rings, radicals, unusual valences and such, '; ' between", is_numeric=False
+    ),
     "passes_filters": Descriptor(
         "no structural alert, no large ring, no charge, usual elements: the filters of MOSES", is_numeric=False
     ),

@@ -1,4 +1,4 @@
-"""What RDKit says of a molecule: descriptors, alerts, and the parts that metrics compare, all from one parse."""
+"""RDKit descriptors, alerts, and the parts that metrics compare, all from one parse of a molecule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a string somebody wrote to the one canonical SMILES of its molecule, and from that to others at random."""
+"""Standardise SMILES, and randomise them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
 def randomise_smiles(smiles: str, n: int, seed: int) -> list[str]:
     """Write a molecule as `n` randomised SMILES, each from a random atom along a random path; some may be the same.
 
-    The first of many are those of few.
+    The first k do not depend on n.
 
     Args:
         smiles: of the molecule.

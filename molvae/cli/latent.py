@@ -12,7 +12,7 @@ app = typer.Typer()
 MoleculeFile = Annotated[Path, typer.Argument(help="molecules: .smi, .csv, .tsv or .parquet, text also .gz")]
 ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pretrained:NAME")]
 Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
-Column = Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")]
+Column = Annotated[str | None, typer.Option(help="column with the SMILES [default: SMILES or the like]")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="of all random numbers")]
 Temperature = Annotated[
     float, typer.Option(min=0, help="0 takes the likeliest token at each step; above, they are drawn")
@@ -53,7 +53,7 @@ def likelihood(
     draws: Annotated[int, typer.Option(min=1, help="of each latent point: the bound tightens with more")] = 16,
     seed: Seed = 0,
 ) -> None:
-    """Estimate how likely the model holds molecules to be: a lower bound of log p(x), nats."""
+    """Estimate a lower bound of log p(x) for each molecule, in nats."""
     from molvae.commands.latent_space import check_table_path, score_likelihood, write_table
 
     check_table_path(out)

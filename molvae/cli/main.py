@@ -34,9 +34,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="SMILES to SELFIES tokens to a VAE to new molecules. Each command is a stage of the workflow.",
+    help="Train a VAE on molecules, sample from it, evaluate the samples. A command named as a rule runs that stage.",
 )
-track_app = typer.Typer(no_args_is_help=True, help="MLflow: log what it missed.")
+track_app = typer.Typer(no_args_is_help=True, help="Send records to MLflow that it lacks.")
 app.add_typer(track_app, name="track")
 app.add_typer(latent_app)  # no name: its commands are commands of this one
 
@@ -48,13 +48,13 @@ Merge = Annotated[bool, typer.Option("--merge", help="the inputs are shard files
 Threads = Annotated[int, typer.Option("--threads", min=1, help="cores to use")]
 Gpus = Annotated[
     int,
-    typer.Option("--gpus", min=0, help="GPUs granted: 0 is the CPU; a granted GPU that is not there falls back to it"),
+    typer.Option("--gpus", min=0, help="GPUs to use; 0: the CPU, which is also used where there is no GPU"),
 ]
 CORES = os.cpu_count() or 1
 
 
 def main() -> None:
-    """Run the command line: an error a user can mend is one message on stderr and exit code 1, not a traceback."""
+    """Run the command line: an error a user can fix is one message on stderr and exit code 1, not a traceback."""
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others log errors only
     level = logging.INFO if is_first else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -266,7 +266,7 @@ def validate(
 def reference(
     source: Annotated[str, typer.Argument(help="'moses', or a file with molecules to compare samples with")],
     out: Out,
-    column: Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")] = None,
+    column: Annotated[str | None, typer.Option(help="column with the SMILES [default: SMILES or the like]")] = None,
     downloads: Annotated[
         Path | None, typer.Option(help="folder for the MOSES wheel [default: ~/.cache/molvae/downloads]")
     ] = None,
@@ -286,7 +286,7 @@ def evaluate(
         str | None,
         typer.Option(help="training molecules: 'moses', a file, or 'none' [default: as --reference if that is moses]"),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="with the SMILES [default: the one called so]")] = None,
+    column: Annotated[str | None, typer.Option(help="column with the SMILES [default: SMILES or the like]")] = None,
     baselines: Annotated[bool, typer.Option(help="score random tokens and training molecules beside them")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="file .json for all of it")] = None,
     flagged: Annotated[

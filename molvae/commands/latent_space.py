@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from molvae.api import load
-from molvae.data.formats import TABLE_SUFFIXES, has_suffix
+from molvae.data.formats import TABLE_SUFFIXES, find_suffix, has_suffix
 from molvae.data.readers import Row, find_smiles_column, read_column_names, read_rows
 from molvae.errors import DataError, MolvaeError, suggest_nearest
 from molvae.runtime.files import atomic_write
@@ -182,6 +182,7 @@ def _build_table(rows: Sequence[Row], **columns: np.ndarray) -> pd.DataFrame:
 def read_table(file: Path) -> pd.DataFrame:
     """Read all columns of a file, a row for each of its rows."""
     read_column_names(file)  # which says what is wrong with a file that cannot be read
-    if file.suffix == ".parquet":
+    suffix = find_suffix(file.name)
+    if suffix == ".parquet":
         return pd.read_parquet(file)
-    return pd.read_csv(file, sep="\t" if ".tsv" in file.suffixes else ",")
+    return pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")

@@ -1,4 +1,4 @@
-"""Byte-pair encoding over whole SELFIES symbols, so that a molecule is a third as many tokens.
+"""Byte-pair encoding over whole SELFIES symbols, so that a molecule is a fifth as many tokens.
 
 Lossless: a merged token stands for the symbols it was made of, and any string of tokens still decodes.
 Counting and merging are those of `tokenizers`; a symbol travels through it as one private-use character.

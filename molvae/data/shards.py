@@ -82,7 +82,7 @@ def fill_duplicate_reasons(batch: pyarrow.RecordBatch) -> pyarrow.Table:
 
 
 def compute_first_occurrence_mask(shards: Sequence[Path]) -> np.ndarray:
-    """Find which rows of all shards are kept: those not rejected that no row before them is the same molecule as.
+    """Mark the first row of each distinct molecule, among the rows of all shards that were not rejected.
 
     Keys are 64-bit hashes: at ten million molecules one false duplicate is to be expected in 370 000 runs.
 

@@ -34,7 +34,7 @@ TOKENS_FILE, VOCABULARY_FILE = "tokens.safetensors", "vocabulary.json"  # in a f
 
 
 class _TensorPlace(NamedTuple):
-    """Type, first byte behind the header, and last byte of a tensor."""
+    """Type, first byte and end (exclusive), counted from the end of the header of a tensor."""
 
     dtype: np.dtype
     start: int
@@ -125,7 +125,7 @@ class TokenStoreWriter:
             raise DataError(f"{self.path}: {written} {what} written, {announced} announced.")
         self._put(f"{prefix}offsets", np.array([self.written[f"{prefix}ids"]]))
 
-    def _layout(self) -> dict[str, _TensorPlace]:
+    def _compute_layout(self) -> dict[str, _TensorPlace]:
         """Where each tensor stands, the widest type first, the tokens last."""
         layout, at = {}, 0
         for name, kind, count in (
@@ -146,7 +146,7 @@ class TokenStoreWriter:
         if self.properties:
             metadata["properties"] = json.dumps(self.properties)
         header: dict[str, object] = {"__metadata__": metadata}
-        for name, (dtype, start, end) in self._layout().items():
+        for name, (dtype, start, end) in self._compute_layout().items():
             if name.startswith("augmentation_") and not self.augmentations:
                 continue
             if name == "properties" and not self.properties:
@@ -170,7 +170,7 @@ class TokenStoreWriter:
 
     def _put(self, name: str, values: np.ndarray) -> None:
         """Write the next values of a tensor."""
-        dtype, start, _ = self._layout()[name]
+        dtype, start, _ = self._compute_layout()[name]
         self.file.seek(8 + HEADER_BYTES + start + self.written[name] * dtype.itemsize)
         self.file.write(values.astype(dtype).tobytes())
         self.written[name] += len(values)

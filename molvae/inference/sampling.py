@@ -2,7 +2,7 @@
 
 Indices fall into chunks of fixed size, with random numbers drawn on the CPU from a stream of their own. A batch is a
 chunk, on a GPU several; it is always decoded whole and with one thread, because the last bit of a matrix product
-depends on batch and threads. Within a batch, strings that have ended leave, which again depends on nothing but the
+depends on batch and threads. Within a batch, finished strings are dropped, which again depends on nothing but the
 batch.
 
 Rejection sampling: strings that are not accepted are decoded again, from other points, those of a batch together.
@@ -55,7 +55,7 @@ class SamplingOptions:
         temperature: divides the logits; 0 takes the likeliest token instead.
         max_tokens: longest string; longer ones are cut.
         max_tries: strings decoded at most for a sample until one is accepted; the last one stays, accepted or not.
-        mcmc_steps: how often a string is encoded and decoded again before it is looked at.
+        mcmc_steps: how often a string is encoded and decoded again before it is tested.
         target_properties: values by name, see `molvae.inference.conditioning`; none: any molecules.
         threads: strings are decoded in so many at a time; the result does not depend on it.
     """

@@ -41,8 +41,9 @@ VERDICTS = {
     "unknown": f"fewer than {MIN_DIFFERENT} different molecules are too few to judge a latent space",
     "collapsed": "the latent points hold less than one bit about a molecule: encoding and search are meaningless",
     "weak": "the latent points hold something about a molecule, but fewer than half of the molecules are reconstructed",
-    "holes": "molecules are reconstructed, but most points of the prior decode to no molecule: do not sample from it",
-    "healthy": "molecules are reconstructed, and points of the prior decode to molecules, too",
+    "holes": "molecules are reconstructed, but strings from the prior pass the round trip less than half as often as "
+    "strings from posteriors: do not sample from it",
+    "healthy": "molecules are reconstructed, and strings from the prior pass the round trip, too",
 }
 
 Measures = dict[str, Any]  # as diagnostics.json has them
@@ -129,7 +130,7 @@ def measure_usage(space: LatentSpace) -> Measures:
     if not space.model.variational:
         return usage | {"mutual_information_nats": max_information, "kl_nats": None, "kl_by_dimension": None}
     with torch.inference_mode():
-        kl = space.model.prior.kl(space.mu, space.logvar, z).mean().item()
+        kl = space.model.prior.compute_kl(space.mu, space.logvar, z).mean().item()
     return usage | {
         "mutual_information_nats": estimate_mutual_information(space.mu, space.logvar, z),
         "kl_nats": kl,
@@ -203,7 +204,7 @@ def measure_reconstruction(space: LatentSpace) -> Measures:
 
 
 def measure_completeness(space: LatentSpace) -> Measures:
-    """Measure what fraction of points decodes to a molecule: of the prior, of posteriors, and by distance from 0.
+    """Measure which points decode to round-trip consistent strings: of the prior, of posteriors, by distance from 0.
 
     The PCA baseline is decoded at points of the normal distribution fitted to its training molecules.
     """

@@ -1,4 +1,4 @@
-"""How likely a model holds molecules to be: the IWAE bound. Shapes: B molecules of a batch, T tokens, Z dimensions."""
+"""Likelihood of molecules: the IWAE bound. Shapes: B molecules of a batch, T tokens, Z dimensions."""
 
 from __future__ import annotations
 

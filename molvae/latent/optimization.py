@@ -42,7 +42,7 @@ COLUMNS = ["call", "smiles", "score", "similarity", "origin", "error"]
 
 
 class History:
-    """Every molecule that was scored, each once, in order; one that failed stays in it and is nobody's parent.
+    """Every molecule that was scored, each once, in order; one that failed stays in it and is never a parent.
 
     Attributes:
         calls: of the objective, at most.
@@ -87,7 +87,7 @@ class History:
         return sum(map(math.isnan, self.scores.values()))
 
     def add_known(self, smiles: Sequence[str], scores: Sequence[float]) -> None:
-        """Take over molecules of an earlier search, but those too different: they cost no call."""
+        """Take over molecules of an earlier search, except molecules below min_similarity: they cost no call."""
         for text, score in zip(smiles, scores, strict=True):
             if not self._compute_similarity(text) < self._min_similarity:
                 self.scores.setdefault(text, float(score) if math.isfinite(score) else math.nan)

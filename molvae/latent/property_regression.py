@@ -21,7 +21,9 @@ MAX_GP_MOLECULES = 500  # that a Gaussian process is fitted to: its time grows w
 KINDS = ("ridge", "gp")
 LATENT_POINTS = "latent points"  # name of a representation
 
-Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # SMILES -> posterior, NaN where it cannot be read
+EncodeFunction = Callable[
+    [Sequence[str]], tuple[np.ndarray, np.ndarray]
+]  # SMILES -> posterior, NaN where it cannot be read
 Predictions = dict[tuple[str, str], np.ndarray]  # (representation, kind of regression) -> (n,)
 
 
@@ -41,7 +43,7 @@ class Predictor:
 
     def __init__(
         self,
-        encode: Encode,
+        encode: EncodeFunction,
         standardise: Callable[[str], str],
         smiles: Sequence[str],
         values: Sequence[float],

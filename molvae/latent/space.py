@@ -20,7 +20,7 @@ from molvae.inference.posterior import compute_posterior
 from molvae.inference.round_trip_filter import iter_selfies
 from molvae.inference.sampling import SamplingOptions, sample_at_points
 from molvae.latent.pca_baseline import PCABaseline
-from molvae.metrics.molecule_table import Describe, describe_fully, describe_selfies
+from molvae.metrics.molecule_table import DescribeFunction, describe_fully, describe_selfies
 from molvae.nn.vae import VAE
 from molvae.runtime.seeds import make_generator
 from molvae.runtime.workers import Workers
@@ -71,7 +71,7 @@ class LatentSpace:
         """The molecules decoded from their means, a row each."""
         return self.decode(self.mu)[0]
 
-    def decode(self, *sets: Tensor, describe: Describe = compute_filters_and_fingerprint) -> list[pd.DataFrame]:
+    def decode(self, *sets: Tensor, describe: DescribeFunction = compute_filters_and_fingerprint) -> list[pd.DataFrame]:
         """Decode sets of points, (n, Z) each, greedily: a table of `molvae.metrics.molecule_table` for each set."""
         strings = sample_at_points(self.model, torch.cat(sets), self._options)
         selfies = iter(iter_selfies(self.vocabulary, strings))
@@ -83,7 +83,7 @@ class LatentSpace:
         return self.describe_sets(selfies, describe=describe_fully)[0]
 
     def describe_sets(
-        self, *sets: list[list[str]], describe: Describe = compute_filters_and_fingerprint
+        self, *sets: list[list[str]], describe: DescribeFunction = compute_filters_and_fingerprint
     ) -> list[pd.DataFrame]:
         """Describe sets of SELFIES strings, a table each."""
         strings = [string for part in sets for string in part]

@@ -1,4 +1,4 @@
-"""What a metric would be without learning, and what it could be at best."""
+"""Baselines: lower and upper bounds of a metric."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def sample_shuffled_latents(
 
 
 def sample_unfiltered(model: VAE, vocabulary: Vocabulary, n: int, options: SamplingOptions) -> list[list[str]]:
-    """Decode the first string of each of `n` samples, round-trip consistent or not: what rejection sampling is worth.
+    """Decode the first string of each of `n` samples, round-trip consistent or not, to measure the effect of rejection.
+
+    No MCMC steps are taken.
 
     Args:
         model: a VAE.

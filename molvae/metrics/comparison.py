@@ -86,7 +86,7 @@ def _compute_difference(
     interval = None
     if a.error is not None and b.error is not None:
         error = math.hypot(a.error, b.error)
-        # Welch and Satterthwaite: an error known from one run's samples has no end of degrees of freedom
+        # Welch and Satterthwaite: an error known from one run's samples has infinite degrees of freedom
         sides = ((a.error, a.freedom), (b.error, b.freedom))
         parts = [part**4 / freedom for part, freedom in sides if math.isfinite(freedom)]
         freedom = error**4 / sum(parts) if parts and sum(parts) else math.inf

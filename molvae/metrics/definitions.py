@@ -124,7 +124,7 @@ METRICS = {
     "charged": MetricDefinition("none", "fraction of valid samples with a net charge", "molvae", RDKIT),
     "structural_flags": MetricDefinition(
         "lower",
-        "fraction of valid samples with a strained or large ring, a radical or an unusual valence",
+        "fraction of valid samples with structural flags: unusual rings, radicals, valences, heteroatom chains",
         "molvae",
         RDKIT,
     ),

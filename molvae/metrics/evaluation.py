@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from molvae.metrics import moses
-from molvae.metrics.definitions import HELD_OUT, METRICS_THAT_DEPEND_ON_N
+from molvae.metrics.definitions import BASELINE_TITLES, HELD_OUT, METRICS_THAT_DEPEND_ON_N
 from molvae.metrics.intervals import skip_resampling
 from molvae.metrics.reference_sets import ReferenceSet, TrainingSet
 from molvae.metrics.sample_set import SampleSet
@@ -27,7 +27,7 @@ MIN_BASELINE_FRACTION = 0.8  # of as many molecules: FCD's excess goes by 1/n
 
 
 class Baseline(NamedTuple):
-    """A set of other molecules that metrics stand beside; `only` names the families of metrics it is asked for."""
+    """Other molecules to compare with; `only` names the families of metrics that are computed for them."""
 
     name: str
     samples: SampleSet
@@ -72,7 +72,7 @@ def evaluate_samples(
         ]
         if 0 < len(others.valid) < MIN_BASELINE_FRACTION * len(samples.valid):
             shared = [metric for metric in shared if not metric.definition.depends_on_n]
-            refused[f"{', '.join(METRICS_THAT_DEPEND_ON_N)} of {name}"] = (
+            refused[f"{', '.join(METRICS_THAT_DEPEND_ON_N)} of {BASELINE_TITLES.get(name, name)}"] = (
                 f"depend on n: {len(others.valid)} molecules for {len(samples.valid)} samples"
             )
         with skip_resampling():

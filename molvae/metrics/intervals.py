@@ -22,7 +22,7 @@ from molvae.runtime.seeds import derive_seed
 
 LEVEL = 0.95
 Z = 1.959964  # of the normal distribution, for LEVEL
-RESAMPLES = 100  # for a standard error right to a fourteenth
+RESAMPLES = 100  # for a standard error accurate to about 7 %
 _RESAMPLES = ContextVar("resamples", default=RESAMPLES)
 
 

@@ -1,4 +1,4 @@
-"""What RDKit says of each sample, a row each. Runs in worker processes, which should start without torch."""
+"""Describe samples with RDKit, a row each. Runs in worker processes, which should start without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Row = dict[str, Any]
-Describe = Callable[[Mol], Row]  # of a molecule, values of some of the columns below
+DescribeFunction = Callable[[Mol], Row]  # of a molecule, values of some of the columns below
 NO_VALUES: Row = {**dict.fromkeys(DESCRIPTORS), **dict.fromkeys(PARTS)}
 COLUMNS = ["canonical", "is_valid", "reason", "token_survival", "is_round_trip", *NO_VALUES]
 TASK_ROWS = 100
@@ -62,7 +62,7 @@ def describe_selfies(
     strings: Sequence[Sequence[str]],
     constraints: Constraints,
     *,
-    describe: Describe = describe_fully,
+    describe: DescribeFunction = describe_fully,
     workers: int | Workers = 1,
 ) -> pd.DataFrame:
     """Describe SELFIES strings, a row each, with the columns of `describe_smiles`.
@@ -98,13 +98,13 @@ def _split_symbols(string: str | None) -> list[str] | None:
         return []
 
 
-def _describe_decoded_rows(task: tuple[Sequence[Sequence[str]], Constraints, Describe]) -> list[Row]:
+def _describe_decoded_rows(task: tuple[Sequence[Sequence[str]], Constraints, DescribeFunction]) -> list[Row]:
     strings, constraints, describe = task
     with silence_rdkit():
         return [_describe_row(decode_selfies(symbols, constraints), symbols, describe) for symbols in strings]
 
 
-def _describe_row(smiles: str, symbols: Sequence[str] | None, describe: Describe = describe_fully) -> Row:
+def _describe_row(smiles: str, symbols: Sequence[str] | None, describe: DescribeFunction = describe_fully) -> Row:
     try:
         mol = parse_smiles(smiles, silence=False)
     except Rejected as rejection:

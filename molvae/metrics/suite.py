@@ -114,7 +114,7 @@ def build_guacamol_metrics(samples: SampleSet, training: TrainingSet) -> list[Me
 def build_further_metrics(
     samples: SampleSet, references: Mapping[str, ReferenceSet], training: TrainingSet | None
 ) -> list[Metric]:
-    """Build the metrics that neither suite has: memorisation, round trips, chemistry that nobody would make."""
+    """Build the metrics that neither suite has: memorisation, round trips, implausible structures."""
     valid = samples.valid
     metrics = [] if training is None else _build_memorisation_metrics(samples, references, training)
     survival = samples.rows["token_survival"].dropna().to_numpy(float)  # of those whose string is known

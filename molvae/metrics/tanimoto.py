@@ -35,16 +35,16 @@ class _Block:
     @cached_property
     def left(self) -> Tensor:
         """(rows, bits / 2) int8, two bits each, for the left side of a product."""
-        first, second = self._halves()
+        first, second = self._unpack_halves()
         return torch.from_numpy(first + (second << DIGIT)).to(self.device)
 
     @cached_property
     def right(self) -> Tensor:
         """The same for the right side."""
-        first, second = self._halves()
+        first, second = self._unpack_halves()
         return torch.from_numpy((first << DIGIT) + second).to(self.device)
 
-    def _halves(self) -> list[np.ndarray]:
+    def _unpack_halves(self) -> list[np.ndarray]:
         return [np.unpackbits(half, axis=1).view(np.int8) for half in np.split(self.packed, 2, axis=1)]
 
 

@@ -37,7 +37,7 @@ class Prior(nn.Module):
         """Draw `n` points, (n, Z), all randomness from `generator`, which is of the CPU."""
         raise NotImplementedError
 
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
+    def compute_kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
         """Estimate KL(q(z|x) ‖ p(z)) of each molecule, (B,) nats, at the one draw z of each."""
         return compute_normal_log_density(z, mu, logvar).sum(-1) - self.log_density(z)
 
@@ -123,7 +123,7 @@ class StandardNormal(Prior):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn((n, self.latent_dim), generator=generator)
 
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
+    def compute_kl(self, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
         return compute_kl_per_dimension(mu, logvar).sum(-1)
 
 
@@ -137,12 +137,14 @@ class GaussianMixture(Prior):
         self.log_diagonal = nn.Parameter(torch.zeros(components, latent_dim))
         self.below = nn.Parameter(torch.zeros(components, latent_dim, latent_dim))  # used under the diagonal
 
-    def _factor(self) -> Tensor:
+    def _build_factor(self) -> Tensor:
         return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
     def _log_joint(self, z: Tensor) -> Tensor:
         """Log p(z, component), (B, K)."""
-        factor = self._factor()  # precision = factor factorᵀ, so that |factorᵀ (z − mean)|² is the squared distance
+        factor = (
+            self._build_factor()
+        )  # precision = factor factorᵀ, so that |factorᵀ (z − mean)|² is the squared distance
         white = torch.einsum("bi,kij->bkj", z, factor) - torch.einsum("ki,kij->kj", self.means, factor)
         log_density = -0.5 * (white.square() + LOG_2PI).sum(-1) + self.log_diagonal.sum(-1)
         return log_density + self.weights.log_softmax(0)
@@ -153,7 +155,7 @@ class GaussianMixture(Prior):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights.softmax(0).cpu(), n, replacement=True, generator=generator)
         noise = torch.randn((n, self.means.shape[1]), generator=generator)
-        factor = self._factor().cpu()
+        factor = self._build_factor().cpu()
         return self.means.cpu()[which] + torch.linalg.solve_triangular(
             factor.mT[which], noise[..., None], upper=True
         ).squeeze(-1)
@@ -331,14 +333,14 @@ class _AffineCoupling(nn.Module):
         """Move z one layer nearer to the normal noise, and return the log-scales that were divided away."""
         shift, log_scale = self._move(z)
         moved = (z[:, self.parity :: 2] - shift) * torch.exp(-log_scale)
-        return self._with(z, moved), log_scale
+        return self._replace_odd_or_even(z, moved), log_scale
 
     def from_noise(self, z: Tensor) -> Tensor:
         """Invert `to_noise`."""
         shift, log_scale = self._move(z)
-        return self._with(z, z[:, self.parity :: 2] * log_scale.exp() + shift)
+        return self._replace_odd_or_even(z, z[:, self.parity :: 2] * log_scale.exp() + shift)
 
-    def _with(self, z: Tensor, moved: Tensor) -> Tensor:
+    def _replace_odd_or_even(self, z: Tensor, moved: Tensor) -> Tensor:
         z = z.clone()
         z[:, self.parity :: 2] = moved
         return z

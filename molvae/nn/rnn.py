@@ -50,7 +50,7 @@ class RNNLayer(nn.Module):
         mixed = torch.is_autocast_enabled(device)
         kernel_fits = self.cell == "gru" and device == "cpu" and inputs.dtype == torch.float32 and not mixed
         if kernel_fits and torch.is_grad_enabled():
-            wx, wh, bx, bh = self._weights()
+            wx, wh, bx, bh = self._get_weights()
             wx, wc = wx[:, : self.inputs], wx[:, self.inputs :]
             return _GRUKernel.apply(inputs, constant, state[0], wx, wc, wh, bx, bh, self._scratch)
         if constant is not None:
@@ -61,23 +61,23 @@ class RNNLayer(nn.Module):
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):  # which would have cuDNN run in float16 whatever dtype it is set to
             inputs, states = inputs.to(dtype), [part.to(dtype) for part in start]
-            weights = [weight.to(dtype) for weight in self._weights()]
+            weights = [weight.to(dtype) for weight in self._get_weights()]
             if self.cell == "gru":
                 return torch.gru(inputs, states[0], weights, True, 1, 0.0, self.training, False, False)[0]
             return torch.lstm(inputs, states, weights, True, 1, 0.0, self.training, False, False)[0]
 
     def project(self, inputs: Tensor) -> Tensor:
         """Compute what inputs (…, I) add to the gates, (…, G), where G is 3 H for a GRU and 4 H for an LSTM."""
-        wx, _, bx, _ = self._weights()
+        wx, _, bx, _ = self._get_weights()
         return functional.linear(inputs, wx[:, : self.inputs], bx)
 
     def project_constant(self, constant: Tensor) -> Tensor:
         """Compute what the constant, (B, C), adds to the gates at every step: (B, G)."""
-        return functional.linear(constant, self._weights()[0][:, self.inputs :])
+        return functional.linear(constant, self._get_weights()[0][:, self.inputs :])
 
     def step(self, gates: Tensor, state: Tensor) -> Tensor:
         """Compute the state, (S, B, H), after one step from `state` with `gates`, (B, G), projected from the input."""
-        _, wh, _, bh = self._weights()
+        _, wh, _, bh = self._get_weights()
         recurrent = functional.linear(state[0], wh, bh)
         if self.cell == "gru":
             r_x, z_x, n_x = gates.chunk(3, -1)
@@ -88,7 +88,7 @@ class RNNLayer(nn.Module):
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
         return torch.stack([torch.sigmoid(o) * torch.tanh(c), c])
 
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _get_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.rnn.weight_ih_l0, self.rnn.weight_hh_l0, self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
 
 

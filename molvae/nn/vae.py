@@ -81,7 +81,7 @@ class VAE(nn.Module):
         z = reparameterise(mu, logvar, noise)
         logits = self.decoder(batch.inputs if decoder_inputs is None else decoder_inputs, z, drop)
         reconstruction = compute_reconstruction_nats(logits, batch.targets)
-        kl = self.prior.kl(mu, logvar, z).mean() if self.variational else mu.new_zeros(())
+        kl = self.prior.compute_kl(mu, logvar, z).mean() if self.variational else mu.new_zeros(())
         property_nats = mu.new_zeros(())
         if self.head is not None and batch.properties is not None:
             property_nats = self.head.compute_nll(z, batch.properties)

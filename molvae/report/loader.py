@@ -34,7 +34,7 @@ class Experiment:
 
     Attributes:
         name: of its folder.
-        dataset: counts.json of the data set.
+        dataset: the .json beside the data set, which `fetch` wrote.
         counts: counts.json of each stage, by the stage's name.
         model: the model card.
         metrics: metrics.json of `validate`.
@@ -70,7 +70,7 @@ def load_experiment(folder: Path, dataset_counts: Path) -> Experiment:
 
     Args:
         folder: of the experiment.
-        dataset_counts: counts.json of its data set.
+        dataset_counts: the .json beside its data set.
 
     Raises:
         DataError: the folder does not exist, holds none of the files, or one of them cannot be read.

@@ -34,7 +34,7 @@ def count_flags(molecules: pd.DataFrame) -> dict[str, int]:
     """Count the valid unique samples with each kind of flag, and all of them, "valid and unique"."""
     table = _select_valid_unique(molecules)
     return {
-        "with a strained or large ring, a radical or an unusual valence": int((table["structural_flags"] != "").sum()),
+        "with structural flags (rings, radicals, valences, chains)": int((table["structural_flags"] != "").sum()),
         "with radical electrons": int((table["radical_electrons"] > 0).sum()),
         f"with a ring of more than {LARGE_RING_ATOMS} atoms": int((table["largest_ring"] > LARGE_RING_ATOMS).sum()),
         "with a structural alert": int((table["alerts"] != "").sum()),

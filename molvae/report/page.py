@@ -36,7 +36,7 @@ def render_report(experiment_dir: Path, dataset_counts: Path, *, title: str) -> 
 
     Args:
         experiment_dir: folder of the experiment.
-        dataset_counts: the `counts.json` that `fetch` wrote for the data set.
+        dataset_counts: the .json beside the data set, which `fetch` wrote.
         title: of the page.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the results of an experiment say: verdict, warnings and key figures. No HTML here."""
+"""What the results of an experiment say: verdict, warnings and key metrics. No HTML here."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def collect_latent_metrics(experiment: Experiment) -> dict[str, Any]:
 
 
 def build_tiles(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Build the key figures under the verdict: label, value, context."""
+    """Build the key metrics under the verdict: label, value, context."""
     metrics = experiment.metrics.get("metrics") or []
     by_name = {str(metric.get("name", "")).lower(): metric for metric in metrics}
     main = find_main_metric(metrics)
@@ -176,9 +176,12 @@ def build_tiles(experiment: Experiment) -> list[tuple[str, str, str]]:
     if rate := by_name.get("round_trip_rate"):
         tiles.append(("round-trip rate", format_number(rate.get("value")), "of all strings decoded for the samples"))
     tiles += _build_latent_tiles(collect_latent_metrics(experiment))
-    if main and is_known(gap := compute_prior_gap(main)):
+    has_mcmc_steps = bool(experiment.counts["sample"].get("mcmc_steps"))  # the aggregate posterior is sampled without
+    if main and not has_mcmc_steps and is_known(gap := compute_prior_gap(main)):
         kind = (experiment.prior.get("settings") or {}).get("kind", "as_trained").replace("_", " ")
-        tiles.append(("prior gap", format_number(gap), f"{main['name']} lost to the prior ({kind})"))
+        tiles.append(
+            ("prior gap", format_number(gap), f"{main['name']} less that of the aggregate posterior; prior: {kind}")
+        )
     return tiles
 
 

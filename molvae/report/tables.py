@@ -85,15 +85,17 @@ def _build_model_rows(diagnostics: dict[str, Any]) -> list[dict[str, Any]]:
             "similarity to the reconstruction", reconstruction, "similarity", continuity["similarity_of_random_pairs"]
         ),
         _make_row(
-            "good points of the prior",
+            "prior points that decode to good molecules",
             completeness["prior"]["good"],
             _list_baselines(completeness, "good"),
             random["good"],
             "unique, round-trip consistent, passing the MOSES filters",
         ),
-        _make_row("good points of posteriors", completeness["posterior"]["good"], chance=random["good"]),
+        _make_row(
+            "posterior points that decode to good molecules", completeness["posterior"]["good"], chance=random["good"]
+        ),
         _make_measure_row(
-            "neighbours that are most similar, too",
+            "overlap of latent and fingerprint neighbours",
             continuity["latent"] | continuity,
             "neighbors",
             note="of the ten nearest",
@@ -118,7 +120,7 @@ def _build_interpolation_rows(interpolation: dict[str, Any] | None, random: floa
     paths, steps, chance = interpolation["paths"], interpolation["steps"], interpolation["chance"]
 
     def note(key: str) -> str:
-        return f"an even path has {chance[key] / (steps - 1):.2g}"
+        return f"equal steps would give {chance[key] / (steps - 1):.2g}"
 
     return [
         _make_measure_row("round-trip consistent strings on paths", measures, "round_trip", random),

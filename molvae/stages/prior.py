@@ -45,7 +45,8 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
 
     Returns:
         metrics: −log p(z) of draws of the held-out molecules' posteriors in nats, under the prior as trained
-        (`before_nats`) and under the fitted one (`after_nats`); mean and variance of the draws.
+        (`before_nats`) and under the fitted one (`after_nats`), which is also given of training molecules
+        (`after_nats_on_training_molecules`); the norm of the mean of these, and their mean variance per dimension.
 
     Raises:
         ConfigError: a kind of prior that the model's posteriors do not allow.
@@ -67,11 +68,11 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
     n_measured = min(settings.draws, MAX_MEASURED)
     draws = sample_aggregate_posterior(network, splits["train"], n_measured, settings.seed)
     held_out_draws = sample_aggregate_posterior(network, splits["valid"], n_measured, settings.seed)
-    fitted = network.prior if settings.kind == "as_trained" else _fit(network, splits["train"], settings)
+    fitted_prior = network.prior if settings.kind == "as_trained" else _fit(network, splits["train"], settings)
     metrics = {
         "before_nats": _compute_cross_entropy(network.prior, held_out_draws),
-        "after_nats": _compute_cross_entropy(fitted, held_out_draws),
-        "after_nats_on_training_molecules": _compute_cross_entropy(fitted, draws),
+        "after_nats": _compute_cross_entropy(fitted_prior, held_out_draws),
+        "after_nats_on_training_molecules": _compute_cross_entropy(fitted_prior, draws),
         "aggregate_mean_norm": draws.mean(0).norm().item(),
         "aggregate_mean_variance": draws.var(0).mean().item(),
     }
@@ -87,7 +88,7 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         "settings": settings.model_dump(), "weights_sha256": compute_sha256(model / WEIGHTS_FILE), "metrics": metrics,
         "versions": get_versions(),
     }  # fmt: skip
-    save_prior(model, None if settings.kind == "as_trained" else fitted, card)
+    save_prior(model, None if settings.kind == "as_trained" else fitted_prior, card)
     return metrics
 
 
@@ -95,14 +96,14 @@ def _fit(network: VAE, train: TokenSet, settings: PriorSettings) -> Prior:
     """Fit a prior to the posteriors of training molecules."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "prior weights"))
-        fitted = build_prior(settings.kind, settings.components, network.encoder)
-    log.info("fitting a %s prior to the posteriors of %d molecules", settings.kind, settings.draws)
+        fitted_prior = build_prior(settings.kind, settings.components, network.encoder)
+    log.info("fitting a %s prior to %d posteriors of %d molecules", settings.kind, settings.draws, len(train))
     mu, logvar = compute_random_posteriors(network, train, settings.draws, settings.seed)
-    fitted.fit(
+    fitted_prior.fit(
         mu, logvar, train, steps=settings.steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
         seed=settings.seed,
     )  # fmt: skip
-    return fitted
+    return fitted_prior
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Stage `validate`: what RDKit says of each sample, and the metrics of the samples as a set.
+"""Stage `validate`: describe each sample with RDKit, and compute the metrics of the samples as a set.
 
 Every sample keeps its row. A metric stands beside its baselines (random tokens, shuffled latent points) and its
 training-set reference, computed in the same way on as many molecules.
@@ -132,7 +132,7 @@ def validate(
         model: folder that `train` wrote.
         settings: of the stage.
         out: folder to write.
-        sample_settings: the settings that the samples were drawn with; the baselines are drawn with the same.
+        sample_settings: how the samples were drawn; the baselines are drawn likewise, without MCMC steps.
         references: a file of `molvae reference`; without it that of `settings.reference` is taken from the cache.
         threads: of the CPU.
 
@@ -200,8 +200,8 @@ def _iter_baselines(
 ) -> Iterator[Baseline]:
     """Iterate over the baselines of the samples.
 
-    The latent points of training molecules are decoded as those of the prior were, with rejection sampling. The
-    random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
+    The latent points of training molecules are decoded as those of the prior were, with rejection, but no MCMC steps.
+    The random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
     """
     options, seed = SamplingOptions.from_settings(settings, workers.count), settings.seed
     is_filtered = settings.max_tries > 1

@@ -1,4 +1,4 @@
-"""Experiment tracking: each execution of a stage writes a record, a JSON file, and MLflow mirrors the records.
+"""Experiment tracking: each execution of a stage writes a record, a JSON file, and MLflow gets a copy of each.
 
 The records are the truth. `track_stage` writes one into `{experiment_dir}/tracking/` and sends it to MLflow as it
 grows. If MLflow fails (no server, locked database, full disk), that costs one warning, and `sync_records` sends the

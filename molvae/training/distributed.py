@@ -27,7 +27,7 @@ class ProcessGroup:
         """Wrap a model, so that its gradients are averaged over the processes at each backward pass."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
-    def mean(self, values: Tensor) -> Tensor:
+    def average(self, values: Tensor) -> Tensor:
         """Average `values` over the processes; the gradient is that of this process's own values.
 
         Averaged by `wrap`, these gradients are those of the mean over all molecules of the batch.
@@ -38,7 +38,7 @@ class ProcessGroup:
         torch.distributed.all_reduce(total)
         return values + (total / self.size - values.detach())
 
-    def any(self, flag: bool) -> bool:
+    def is_any(self, flag: bool) -> bool:
         """Tell whether the flag is true in any process."""
         if self.size == 1:
             return flag

@@ -1,4 +1,4 @@
-"""What a model is worth on held-out molecules: the row of an epoch in the training history."""
+"""Metrics of a model on held-out molecules: the row of an epoch in the training history."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Trainer:
         self.best = _copy_weights(model)
         self.steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
 
-    def state(self) -> CheckpointState:
+    def make_checkpoint_state(self) -> CheckpointState:
         """Copy the run as it stands, for a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
@@ -137,7 +137,7 @@ class Trainer:
         while self.progress.epoch < self.settings.epochs and not self._is_out_of_patience():
             self._train_epoch(save, should_stop)
             self._close_epoch(on_epoch)
-            save(self.state())
+            save(self.make_checkpoint_state())
         self.model.load_state_dict(self.best)
         return "early" if self._is_out_of_patience() else "epochs"
 
@@ -164,7 +164,7 @@ class Trainer:
                 progress.seconds += now - counted
                 counted = now
             if stop or is_save_due:
-                save(self.state())
+                save(self.make_checkpoint_state())
                 saved = now
             if stop:
                 raise Interrupted(
@@ -179,7 +179,7 @@ class Trainer:
         """Whether any process was asked to stop; several of them vote now and then, so that all stop at one step."""
         if self.group.size == 1:
             return stop
-        return self.progress.step % STOP_VOTE_STEPS == 0 and self.group.any(stop)
+        return self.progress.step % STOP_VOTE_STEPS == 0 and self.group.is_any(stop)
 
     def step(self, rows: np.ndarray) -> Tensor:
         """Update the weights with these training molecules; of a group, each process takes its part of them.
@@ -200,7 +200,7 @@ class Trainer:
             output = self.wrapped(
                 batch, self._draw_noise(len(rows), part), self._make_dropout(), self._mask_decoder_inputs(batch)
             )
-        reconstruction, kl, property_nats = terms = group.mean(output.terms.stack() * weight)
+        reconstruction, kl, property_nats = terms = group.average(output.terms.stack() * weight)
         loss = reconstruction
         if self.model.variational:
             loss = loss + compute_kl_penalty(kl, compute_kl_weight(step, self.steps, settings), settings)

@@ -51,7 +51,7 @@ def test_baseline_of_fewer_molecules_has_no_metric_that_depends_on_their_number(
     assert all(has_baseline[name] for name in ("SNN/Test", "Filters", "IntDiv", "Frag/Test"))
     assert not any(has_baseline[name] for name in ("FCD/Test", "Scaf/TestSF", "unique@10000", "GuacaMol/KL_score"))
     ((names, reason),) = evaluation["not_computed"].items()
-    assert names.endswith("of training_set_reference") and reason == "depend on n: 5 molecules for 8 samples"
+    assert names.endswith("of training-set reference") and reason == "depend on n: 5 molecules for 8 samples"
 
 
 def test_held_out_molecules_are_as_many_as_the_samples_and_drawn_by_the_seed(

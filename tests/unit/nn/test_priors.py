@@ -84,7 +84,7 @@ def test_prior_draws_are_a_function_of_the_generator_alone(kind, sizes):
 def test_standard_normal_prior_computes_its_kl_exactly():
     mu, logvar = torch.randn(2, 7, 5, generator=make_generator())
     expected = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0, 1)).sum(1)
-    torch.testing.assert_close(StandardNormal(5).kl(mu, logvar, torch.full_like(mu, math.nan)), expected)
+    torch.testing.assert_close(StandardNormal(5).compute_kl(mu, logvar, torch.full_like(mu, math.nan)), expected)
 
 
 def test_learned_prior_estimates_its_kl_without_bias():
@@ -94,15 +94,15 @@ def test_learned_prior_estimates_its_kl_without_bias():
         prior.means.zero_()
     mu, logvar = 0.5 * torch.randn(2, 1, 4, generator=make_generator())
     z = mu + (0.5 * logvar).exp() * torch.randn(100_000, 4, generator=make_generator(1))
-    exact = StandardNormal(4).kl(mu, logvar, z).item()
-    assert prior.kl(mu, logvar, z).mean().item() == pytest.approx(exact, abs=0.02)
+    exact = StandardNormal(4).compute_kl(mu, logvar, z).item()
+    assert prior.compute_kl(mu, logvar, z).mean().item() == pytest.approx(exact, abs=0.02)
 
 
 def test_mixture_density_is_that_of_torch(sizes):
     prior = make_prior("mixture", sizes, latent_dim=3)
     z = torch.randn(40, 3, generator=make_generator())
     with torch.no_grad():
-        factor = prior._factor()
+        factor = prior._build_factor()
         components = MultivariateNormal(prior.means, precision_matrix=factor @ factor.mT).log_prob(z[:, None])
         expected = torch.logsumexp(components + prior.weights.log_softmax(0), dim=1)
         torch.testing.assert_close(prior.log_density(z), expected, rtol=1e-4, atol=1e-4)

@@ -93,7 +93,7 @@ class _RecomputedKernel(torch.autograd.Function):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_gru_kernel_has_the_gradients_of_finite_differences(steps, constants):
     layer, inputs, state, constant = make_layer("gru", steps, constants, True)
-    wx, wh, bx, bh = (weight.detach() for weight in layer._weights())
+    wx, wh, bx, bh = (weight.detach() for weight in layer._get_weights())
     tensors = [inputs, constant, state[0], wx[:, :INPUTS], wx[:, INPUTS:], wh, bx, bh]
     arguments = [None if tensor is None else tensor.double().requires_grad_() for tensor in tensors]
     assert torch.autograd.gradcheck(_RecomputedKernel.apply, arguments)

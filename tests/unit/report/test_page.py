@@ -363,12 +363,17 @@ def test_report_of_a_plain_autoencoder_has_no_mutual_information_and_no_dimensio
 
 
 def test_report_gives_the_prior_gap_and_the_kind_of_prior(folder: ExperimentFolder) -> None:
-    assert "'prior gap', '2.100', 'FCD/Test lost to the prior (mixture)'" in folder.render_notes()
+    gap = "'prior gap', '2.100', 'FCD/Test less that of the aggregate posterior; prior: mixture'"
+    assert gap in folder.render_notes()
+    counts = json.loads((folder.path / "samples/counts.json").read_text())
+    folder.write_json("samples/counts.json", counts | {"mcmc_steps": 2})
+    assert "prior gap" not in folder.render_notes()
+    folder.write_json("samples/counts.json", counts)
     folder.write_metrics([{**METRIC, "baselines": {"random_baseline": 43.1, "training_set_reference": 0.1}}])
     assert "prior gap" not in folder.render_notes()
 
 
-def test_report_key_figures_are_those_of_the_best_epoch(folder: ExperimentFolder) -> None:
+def test_report_key_metrics_are_those_of_the_best_epoch(folder: ExperimentFolder) -> None:
     folder.write_table("model/history.csv", make_history(9).assign(active_units=[60] * 7 + [61, 99]))
     assert "61 / 128" in folder.render_notes()
 
@@ -497,8 +502,8 @@ def test_latent_diagnostics_are_a_table_with_their_baselines(folder: ExperimentF
     folder.write_json("latent/diagnostics.json", make_diagnostics())
     text = get_text(folder.render())
     assert "molecules reconstructed from the mean 0.950 – – –" in text
-    assert "neighbours that are most similar, too 0.100 – 0.100 0.100 of the ten nearest" in text
-    assert "change of logP per step 0.300 – – 0.700 an even path has 0.1" in text
+    assert "overlap of latent and fingerprint neighbours 0.100 – 0.100 0.100 of the ten nearest" in text
+    assert "change of logP per step 0.300 – – 0.700 equal steps would give 0.1" in text
     assert "not measured, since there are no training molecules" in text
     pca = {"dimensions": 64, "explained_variance": 0.613}
     reconstruction = make_diagnostics()["reconstruction"] | {

@@ -82,7 +82,7 @@ def train_in_process(rank: int, ports: tuple[int, int], folder) -> None:
     os.environ |= make_environment(rank, ports[0])
     with join_process_group(CPU) as group:
         assert (group.rank, group.size) == (rank, 2)
-        assert group.broadcast(rank) == 0 and group.any(rank == 1) and not group.any(False)
+        assert group.broadcast(rank) == 0 and group.is_any(rank == 1) and not group.is_any(False)
         for case in CASES:
             trainer = train_case(case, group)
             weights = {name: weight.contiguous() for name, weight in trainer.model.state_dict().items()}
@@ -150,8 +150,8 @@ def test_process_group_of_one_communicates_with_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     values, model = torch.rand(2, requires_grad=True), torch.nn.Linear(1, 1)
     with join_process_group(CPU) as group:
-        assert group == ProcessGroup() and group.mean(values) is values and group.wrap(model) is model
-        assert group.broadcast(7) == 7 and group.any(True) and not group.any(False)
+        assert group == ProcessGroup() and group.average(values) is values and group.wrap(model) is model
+        assert group.broadcast(7) == 7 and group.is_any(True) and not group.is_any(False)
 
 
 def run_stage(folder, name):
