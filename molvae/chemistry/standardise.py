@@ -21,7 +21,8 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
 
     Args:
         text: a SMILES.
-        largest_fragment: keep the fragment with most heavy atoms (salts and solvents are dropped).
+        largest_fragment: keep one fragment, which drops salts and solvents: of those with carbon, if any has it, the
+            one with most heavy atoms; of equal ones the heavier, then the first canonical SMILES.
         neutralise: add or remove H+ where that removes a charge; nitro groups and the like stay.
         stereo: "keep", or "strip" for a molecule without @, / and \ marks.
 
@@ -111,7 +112,10 @@ def _explain_rejection(text: str) -> Rejected:
 
 @cache
 def _load_fragment_chooser() -> rdMolStandardize.LargestFragmentChooser:
-    return rdMolStandardize.LargestFragmentChooser()
+    parameters = rdMolStandardize.CleanupParameters()
+    parameters.largestFragmentChooserCountHeavyAtomsOnly = True  # RDKit counts hydrogens, too
+    parameters.preferOrganic = True
+    return rdMolStandardize.LargestFragmentChooser(parameters)
 
 
 @cache

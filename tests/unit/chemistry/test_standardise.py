@@ -14,6 +14,7 @@ from rdkit import Chem
 from molvae.chemistry.standardise import parse_smiles, randomise_smiles, silence_rdkit, standardise
 from molvae.errors import Rejected
 
+TAFAMIDIS = "O=C(O)c1ccc2oc(-c3cc(Cl)cc(Cl)c3)nc2c1"
 EXAMPLES = Path(__file__).parents[3] / "data" / "moses-small.csv.gz"
 
 
@@ -70,6 +71,22 @@ def test_text_that_is_no_molecule_is_rejected_with_the_expected_reason(text, rea
         standardise(text)
     assert caught.value.reason == reason
     assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("salt", "expected"),
+    [
+        ("O=C([O-])c1ccc2oc(-c3cc(Cl)cc(Cl)c3)nc2c1.CCCC[N+](CCCC)(CCCC)CCCC", TAFAMIDIS),
+        ("O=C(O)c1ccc2oc(-c3cc(Cl)cc(Cl)c3)nc2c1.CNC[C@H](O)[C@@H](O)[C@H](O)[C@H](O)CO", TAFAMIDIS),
+        ("C[N+](C)(C)C.F[P-](F)(F)(F)(F)F", "C[N+](C)(C)C"),  # more heavy atoms, but no carbon
+        ("CCN.CCO", "CCO"),  # of as many heavy atoms the heavier
+        ("C/C=C/C.C=CCC", "C/C=C/C"),
+        ("O.O.O.O.O.O.CCO", "CCO"),
+        ("O=S(=O)(O)O.CCN", "CCN"),
+    ],
+)
+def test_largest_fragment_is_the_organic_one_of_most_heavy_atoms_in_any_order(salt, expected):
+    assert standardise(salt) == standardise(".".join(reversed(salt.split(".")))) == expected
 
 
 def test_standardise_settings_keep_or_remove_fragments_charges_and_stereo_marks():
