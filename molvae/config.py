@@ -43,7 +43,7 @@ class DataSettings(Section):
     column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi")
     split_column: str = Field(
         "SPLIT",
-        description="column that names train, valid, test, …; without a column SPLIT a hash of the molecule splits",
+        description="column that names train, valid, test, …; without SPLIT (or split) a hash of the molecule splits",
     )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         None, description="checksum the source must have, in hex; null: taken as it is"
@@ -75,7 +75,9 @@ class FinetuneSettings(Section):
 class FeaturizeSettings(Section):
     """From SMILES to tokens."""
 
-    largest_fragment: bool = Field(True, description="keep only the fragment with most heavy atoms (drops salts)")
+    largest_fragment: bool = Field(
+        True, description="keep only the organic fragment with most heavy atoms (drops salts)"
+    )
     neutralise: bool = Field(True, description="add or remove H+ where that removes a charge")
     stereo: Literal["keep", "strip"] = Field("keep", description="keep or strip @, / and \\ marks")
     max_tokens: int = Field(128, ge=4, le=4096, description="longest molecule kept, in SELFIES symbols")

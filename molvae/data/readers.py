@@ -1,6 +1,8 @@
 """Any file of SMILES as one stream of rows: .smi, .csv, .tsv, .parquet, each but parquet also as .gz.
 
-Rows are numbered from 1, a header not counted. Every record of the file becomes a row, readable or not.
+Rows are numbered from 1, a header not counted. Every line of a text file becomes a row, readable or not. In .csv a
+field may be quoted; a record over several lines is as many damaged rows, because a stray quotation mark looks the same.
+In .tsv quotation marks are text, but for a pair around a whole field.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,8 @@ from molvae.runtime.files import atomic_write
 
 ROW_GROUP = 2000  # rows; the unit in which later stages divide work among cores
 SPLIT_COLUMN = "SPLIT"
+SPLIT_LIKE_NAMES = frozenset({"set", "subset", "partition", "fold", "splits", "split_name", "data_split", "dataset"})
+MAX_FIELD = 10_000_000  # characters of a field; more are an open quotation mark
 SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
 
 
@@ -85,7 +89,8 @@ def read_rows(path: Path, column: str, split_column: str = SPLIT_COLUMN) -> Iter
     Args:
         path: a file of one of READABLE_SUFFIXES.
         column: name of the SMILES column; .smi has none: there the SMILES ends at the first white space.
-        split_column: name of the split column; a file may lack one that is called SPLIT, but not another.
+        split_column: name of the split column; a file may lack one that is called SPLIT, but not another. SPLIT also
+            stands for `split` and `Split`.
 
     Raises:
         DataError: no such file or an unknown suffix, at once; no such column, no row, or a file of another format than
@@ -111,7 +116,7 @@ def read_column_names(path: Path) -> list[str]:
         if suffix == ".smi":
             return []
         with _open_text(Path(path)) as file:
-            header = next(csv.reader(file, delimiter=_get_delimiter(suffix)), [])
+            header, _ = next(_iter_records(file, suffix), ([], []))
         return [name.strip() for name in header]
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as err:
         raise _make_read_error(path, err) from err
@@ -129,6 +134,17 @@ def find_smiles_column(path: Path, column: str | None = None) -> str:
     if known := next((name for name in SMILES_COLUMNS if name in names), None):
         return known
     raise DataError(f"{path}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
+
+
+def find_split_column(names: Sequence[str], split_column: str = SPLIT_COLUMN) -> str | None:
+    """Find the column that `read_rows` takes for the split; None: none.
+
+    >>> find_split_column(["smiles", "Split"])
+    'Split'
+    """
+    if split_column in names or split_column != SPLIT_COLUMN:
+        return split_column
+    return next((name for name in names if name.lower() == SPLIT_COLUMN.lower()), None)
 
 
 def _require_a_row(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
@@ -157,14 +173,35 @@ def _iter_text_rows(path: Path, suffix: str, column: str, split_column: str) -> 
                 for line in file:
                     yield _make_row(*(line.split(maxsplit=1)[:1] or [""]))
             else:
-                records = csv.reader(file, delimiter=_get_delimiter(suffix), strict=True)
-                yield from _iter_delimited_rows(path, records, column, split_column)
+                yield from _iter_delimited_rows(path, _iter_records(file, suffix), column, split_column)
     except (OSError, EOFError, zlib.error) as err:
         raise _make_read_error(path, err) from err
 
 
-def _get_delimiter(suffix: str) -> str:
-    return "\t" if suffix == ".tsv" else ","
+def _iter_records(file: TextIO, suffix: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Iterate over the records of a table: the fields of each, and the lines that it takes."""
+    if suffix == ".tsv":
+        for line in file:
+            text = line.rstrip("\n")
+            yield [_unquote(field) for field in text.split("\t")] if text else [], [text]
+        return
+    csv.field_size_limit(max(MAX_FIELD, csv.field_size_limit()))
+    lines: list[str] = []
+
+    def iter_lines() -> Iterator[str]:
+        for line in file:
+            lines.append(line.rstrip("\n"))
+            yield line
+
+    for record in csv.reader(iter_lines(), strict=True):
+        yield record, lines.copy()
+        lines.clear()
+
+
+def _unquote(field: str) -> str:
+    """Remove a pair of quotation marks around a whole field, as R and pandas write them."""
+    is_quoted = len(field) >= 2 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field
 
 
 def _make_read_error(path: Path, err: Exception) -> DataError:
@@ -177,19 +214,25 @@ def _open_text(path: Path) -> TextIO:
     return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=None))
 
 
-def _iter_delimited_rows(path: Path, records: Iterator[list[str]], column: str, split_column: str) -> Iterator[Row]:
+def _iter_delimited_rows(
+    path: Path, records: Iterator[tuple[list[str], list[str]]], column: str, split_column: str
+) -> Iterator[Row]:
     n_rows = 0
     try:
-        header = next(records, None)
+        header, _ = next(records, (None, []))
         if header is None:
             raise DataError(f"{path}: the file is empty. Give a file with a header and at least one molecule.")
         at, split_at = _find_columns(path, header, column, split_column)
-        for record in records:
-            n_rows += 1
-            if not record:
+        for record, lines in records:
+            n_rows += len(lines)
+            if len(lines) > 1:
+                yield from (_make_row(line, problem="record_over_several_lines") for line in lines)
+            elif not record:
                 yield Row("")
+            elif len(record) > len(header):
+                yield _make_row(lines[0], problem="too_many_columns")
             elif len(record) <= max(at, split_at):
-                yield _make_row(",".join(record), problem="too_few_columns")
+                yield _make_row(lines[0], problem="too_few_columns")
             else:
                 yield _make_row(record[at], record[split_at] if split_at >= 0 else None)
     except csv.Error as err:
@@ -199,6 +242,7 @@ def _iter_delimited_rows(path: Path, records: Iterator[list[str]], column: str, 
 def _find_columns(path: Path, header: list[str], column: str, split_column: str) -> tuple[int, int]:
     """Find where the two columns stand; -1 for a split column that the file may lack."""
     names = [name.strip() for name in header]
+    split_column = find_split_column(names, split_column) or split_column
     for name in (column, split_column):
         if name not in names and not (name == split_column == SPLIT_COLUMN):
             hint = suggest_nearest(name, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import shutil
 import urllib.parse
 import urllib.request
@@ -15,13 +16,22 @@ import pyarrow
 from molvae.data.accounting import write_counts
 from molvae.data.formats import READABLE_SUFFIXES, find_suffix
 from molvae.data.moses import MOSES, download_moses_wheel, iter_moses_rows
-from molvae.data.readers import ROW_GROUP, Row, RowGroupWriter, read_rows
+from molvae.data.readers import (
+    ROW_GROUP,
+    SPLIT_LIKE_NAMES,
+    Row,
+    RowGroupWriter,
+    find_split_column,
+    read_column_names,
+    read_rows,
+)
 from molvae.errors import DataError
 from molvae.runtime.files import atomic_write, compute_json_hash, compute_sha256
 
 if TYPE_CHECKING:
     from molvae.config import DataSettings
 
+log = logging.getLogger(__name__)
 SPLIT_NAMES = {  # as data sets call them, in small letters
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
@@ -50,6 +60,7 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     else:
         path = _find_or_download(settings.source, downloads, settings.sha256)
         rows = read_rows(path, settings.column, settings.split_column)
+        _log_split_column(path, settings.split_column)
     checksum = compute_sha256(path)
     if settings.sha256 and checksum != settings.sha256:
         raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
@@ -66,6 +77,18 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
         dataset=out.stem, source=settings.source, sha256=checksum, rows=n_rows, column=settings.column,
         splits={name: count for name, count in splits.items() if name},
     )  # fmt: skip
+
+
+def _log_split_column(path: Path, split_column: str) -> None:
+    """Say which column is taken for the split, and warn of one that looks like it and is not."""
+    names = read_column_names(path)
+    if (taken := find_split_column(names, split_column)) is not None:
+        log.info("%s: the split is that of column %s", path, taken)
+    elif similar := [name for name in names if name.lower() in SPLIT_LIKE_NAMES]:
+        log.warning(
+            "%s: no column SPLIT, so the molecules are split by a hash. If column %s names the split, set "
+            "data.split_column: %s", path, similar[0], similar[0],
+        )  # fmt: skip
 
 
 def _write_rows(rows: Iterator[Row], out: Path) -> dict[str, int]:

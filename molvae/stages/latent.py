@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from molvae.api import Model, load
-from molvae.data.readers import SPLIT_COLUMN, find_smiles_column, read_column_names, read_rows
+from molvae.data.readers import SPLIT_COLUMN, find_smiles_column, find_split_column, read_column_names, read_rows
 from molvae.errors import DataError
 from molvae.inference.posterior import compute_posterior
 from molvae.latent.diagnostics import compute_diagnostics
@@ -105,7 +105,7 @@ def _read_splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
         DataError: there are splits, but neither `test` nor `valid`.
     """
     names = read_column_names(file)
-    split_column = next((name for name in names if name in ("split", SPLIT_COLUMN)), SPLIT_COLUMN)
+    split_column = find_split_column(names) or SPLIT_COLUMN
     splits: dict[str | None, list[_Molecule]] = defaultdict(list)
     for number, row in enumerate(read_rows(file, find_smiles_column(file), split_column), 1):
         splits[row.split or None].append(_Molecule(number, row.usable_smiles))

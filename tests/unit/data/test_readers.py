@@ -80,6 +80,46 @@ def test_bytes_that_are_not_utf8_spoil_only_their_own_line(tmp_path):
     ]
 
 
+def test_quotation_marks_of_a_tab_separated_table_swallow_no_row(tmp_path):
+    names = ["a", '"b', "c", 'd"', '5" pipe', '"', "e"]
+    lines = ["SMILES\tname", *(f"{'C' * (k + 1)}\t{name}" for k, name in enumerate(names)), '"CCO"\t"quoted ""name"""']
+    rows = read(write_file(tmp_path / "a.tsv", "\n".join(lines)))
+    assert rows == [*(Row("C" * (k + 1)) for k in range(len(names))), Row("CCO")]
+
+
+def test_record_over_several_lines_is_as_many_damaged_rows(tmp_path):
+    path = write_file(tmp_path / "a.csv", 'SMILES,name\nC,a\nCC,"b\nCCC,c\nCCCC,d"\nCCCCC,"e, f"\n\nN,g\n')
+    reason = "record_over_several_lines"
+    damaged = [Row(text, None, reason) for text in ('CC,"b', "CCC,c", 'CCCC,d"')]
+    assert read(path) == [Row("C"), *damaged, Row("CCCCC"), Row(""), Row("N")]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_row_with_more_fields_than_the_header_is_damaged(tmp_path, name):
+    comma = "\t" if name.endswith("tsv") else ","
+    lines = ["name,SMILES", "ethanol,CCO", "Vitamin B,C,CCCO", "methane,C,", "propane,CCC"]
+    rows = read(write_file(tmp_path / name, "\n".join(lines).replace(",", comma)))
+    assert [row.problem for row in rows] == [None, "too_many_columns", "too_many_columns", None]
+    assert [row.usable_smiles for row in rows] == ["CCO", None, None, "CCC"]
+    assert rows[1].smiles == f"Vitamin B{comma}C{comma}CCCO"  # the whole line, for the list of rejected rows
+
+
+def test_long_field_of_another_column_is_read(tmp_path):
+    path = write_file(tmp_path / "a.csv", "SMILES,sequence\nCCO," + "A" * 200_000 + "\nC,\n")
+    assert read(path) == [Row("CCO"), Row("C")]
+
+
+@pytest.mark.parametrize("name", ["SPLIT", "split", "Split", " Split "])
+def test_split_column_is_found_in_any_usual_spelling(tmp_path, name):
+    assert read(write_file(tmp_path / "a.csv", f"SMILES,{name}\nC,test\n")) == [Row("C", "test")]
+    pd.DataFrame({"SMILES": ["C"], name: ["test"]}).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [Row("C", "test")]
+
+
+def test_split_column_of_the_exact_name_comes_first(tmp_path):
+    assert read(write_file(tmp_path / "a.csv", "SMILES,split,SPLIT\nC,train,test\n")) == [Row("C", "test")]
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1), min_size=1))
 def test_any_text_in_a_quoted_table_is_read_unchanged(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("tables") / "a.csv"
@@ -131,7 +171,7 @@ def test_missing_column_of_a_parquet_file_is_named(tmp_path):
         ("a.parquet", "", "cannot be read as parquet"),
         ("a.csv", 'SMILES,SPLIT\nCCO,train\n"CCC,train\nCCN,train\n', "row 2:.*quotation mark left open"),
         ("a.csv", 'SMILES,SPLIT\nCCO,train\n"CCC,train\n"CCN",train\n', "row 2:.*quotation mark left open"),
-        ("a.csv", "SMILES\nC\n" + "C" * 200_000 + "\n", "row 2: field larger than field limit"),
+        ("a.csv", "SMILES\nC\n" + "C" * 10_000_001 + "\n", "row 2: field larger than field limit"),
     ],
 )
 def test_file_that_is_no_table_of_its_kind_is_an_error_that_names_it(tmp_path, name, content, message):

@@ -54,6 +54,29 @@ def read_rows(path):
     return pyarrow.parquet.read_table(path).to_pydict()
 
 
+@pytest.mark.parametrize("name", ["SPLIT", "split", "Split"])
+def test_fetch_takes_the_split_of_the_data_and_says_from_which_column(tmp_path, caplog, name):
+    caplog.set_level("INFO")
+    (tmp_path / "raw.csv").write_text(f"SMILES,{name},set\nCCO,Training,a\nN,TEST,b\n")
+    counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
+    assert counts["splits"] == {"train": 1, "test": 1}
+    assert caplog.messages == [f"{tmp_path / 'raw.csv'}: the split is that of column {name}"]
+
+
+@pytest.mark.parametrize(("name", "is_warned"), [("set", True), ("Partition", True), ("weight", False)])
+def test_fetch_warns_of_a_column_that_looks_like_the_split_and_is_not_taken(tmp_path, caplog, name, is_warned):
+    (tmp_path / "raw.csv").write_text(f"SMILES,{name}\nCCO,train\nN,test\n")
+    assert fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")["splits"] == {}
+    assert [f"set data.split_column: {name}" in message for message in caplog.messages] == [True] * is_warned
+
+
+def test_fetch_keeps_the_splits_of_molecules_that_featurize_wrote(tmp_path):
+    table = {"row": [1, 2, 3], "smiles": ["CCO", "N", "C"], "split": ["train", "valid", "test"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "molecules.parquet")
+    settings = DataSettings(source=str(tmp_path / "molecules.parquet"), column="smiles")
+    assert fetch(settings, tmp_path / "set.parquet")["splits"] == {"train": 1, "valid": 1, "test": 1}
+
+
 def test_every_record_of_a_source_becomes_a_numbered_row_and_is_counted(tmp_path):
     (tmp_path / "raw.csv").write_bytes(TEXT)
     counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "data" / "set.parquet")
