@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cluster import require_slurm
 from record import make_parser, write_result
 from servers import Server
@@ -30,8 +31,10 @@ def cancel(run: Training, job: dict[str, str]) -> None:
 
 def terminate(run: Training, job: dict[str, str]) -> None:
     """Send SIGTERM, as preemption does."""
+    process = run.find_process()
     run.cluster.signal(job["JobId"], "TERM")
-    run.find_process().resume()  # unlike the other signals this does not wake a process
+    with suppress(psutil.NoSuchProcess):  # SLURM may have woken and ended it
+        process.resume()  # unlike the other signals this does not always wake a process
 
 
 def use_up_wall_time(run: Training, job: dict[str, str]) -> None:
