@@ -242,13 +242,13 @@ def _iter_delimited_rows(
 def _find_columns(path: Path, header: list[str], column: str, split_column: str) -> tuple[int, int]:
     """Find where the two columns stand; -1 for a split column that the file may lack."""
     names = [name.strip() for name in header]
-    split_column = find_split_column(names, split_column) or split_column
-    for name in (column, split_column):
-        if name not in names and not (name == split_column == SPLIT_COLUMN):
+    split = find_split_column(names, split_column)
+    for name in (column, split):
+        if name is not None and name not in names:
             hint = suggest_nearest(name, names)
             where = "--column on the command line, data.column and data.split_column in the config"
             raise DataError(f"{path}: no column {name!r}.{hint} Name one that is there ({where}).")
-    return names.index(column), names.index(split_column) if split_column in names else -1
+    return names.index(column), -1 if split is None else names.index(split)
 
 
 def _make_row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:

@@ -60,11 +60,12 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     else:
         path = _find_or_download(settings.source, downloads, settings.sha256)
         rows = read_rows(path, settings.column, settings.split_column)
-        _log_split_column(path, settings.split_column)
     checksum = compute_sha256(path)
     if settings.sha256 and checksum != settings.sha256:
         raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
     try:
+        if settings.source != MOSES:
+            _log_split_column(path, settings.split_column)
         splits = _write_rows(rows, out)
     except DataError as err:
         if path.parent != downloads or settings.sha256 or settings.source == MOSES:  # it is what was asked for

@@ -156,6 +156,14 @@ def test_a_kept_download_with_another_checksum_than_asked_for_is_downloaded_agai
     assert read_rows(tmp_path / "set.parquet")["smiles"] == ["CC"]
 
 
+@pytest.mark.parametrize("name", ["raw.csv.gz", "raw.parquet"])
+def test_a_download_of_another_format_than_its_name_says_is_deleted(tmp_path, server, name):
+    (server.folder / name).write_text("<html>Please log in</html>")
+    with pytest.raises(DataError, match="what was downloaded cannot be read, and was deleted"):
+        fetch(DataSettings(source=f"{server.url}/{name}"), tmp_path / "set.parquet")
+    assert not list(tmp_path.glob("downloads/*"))
+
+
 def test_a_download_that_breaks_off_is_an_error_and_is_not_kept(tmp_path, server):
     (server.folder / "raw.smi").write_text("CCO\n" * 100)
     server.cut = 150
