@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from molvae.chemistry.descriptors import to_canonical_smiles
-from molvae.chemistry.fingerprints import compute_fingerprint
 from molvae.chemistry.oracles import Objective, get_objective
 from molvae.chemistry.round_trip import compute_round_trip_smiles
 from molvae.chemistry.selfies_codec import decode_selfies
-from molvae.chemistry.standardise import parse_smiles, standardise
-from molvae.data.bpe import MergeEncoder
 from molvae.data.dataset import TokenSet
-from molvae.data.tokenizer import tokenize_smiles
-from molvae.data.vocabulary import UNK, Vocabulary
-from molvae.errors import MolvaeError, Rejected
+from molvae.data.molecule_tokenizer import MoleculeTokenizer
+from molvae.data.vocabulary import Vocabulary
+from molvae.errors import MolvaeError
 from molvae.inference.conditioning import require_head
-from molvae.inference.decoding import TokenStrings, decode_latents
+from molvae.inference.decoding import TokenStrings
 from molvae.inference.posterior import compute_posterior
 from molvae.inference.round_trip_filter import iter_selfies, make_round_trip_filter
-from molvae.inference.sampling import SamplingOptions, sample_at_points, sample_prior
+from molvae.inference.sampling import SamplingOptions, decode_points, sample_at_points, sample_prior
 from molvae.latent.interpolation import sample_around, slerp
 from molvae.latent.likelihood import estimate_log_likelihood
+from molvae.latent.neighbors import count_neighbors
 from molvae.latent.optimization import History, SaveFunction, run_evolution
 from molvae.latent.property_regression import Predictor
-from molvae.metrics.tanimoto import compute_similarity
-from molvae.model_io.card import ModelCard
+from molvae.model_io.card import ModelCard, get_max_tokens
+from molvae.model_io.folder import compute_model_id
 from molvae.model_io.loading import open_model
 from molvae.nn.vae import VAE
+from molvae.runtime.arguments import check_integer, check_list, check_number
 from molvae.runtime.seeds import make_generator
 
 log = logging.getLogger(__name__)
-BATCH_SIZE = 512
-MAX_TOKENS = 128
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -60,11 +55,22 @@ class Model:
 
     def __init__(self, network: VAE, vocabulary: Vocabulary, card: ModelCard) -> None:
         self.network, self.vocabulary, self.card = network, vocabulary, card
+        self._tokenizer = MoleculeTokenizer(vocabulary, card.get("settings", {}).get("featurize", {}))
 
     @property
     def latent_dim(self) -> int:
         """Dimensions of the latent space."""
         return self.network.latent_dim
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest string that the model writes unless asked otherwise: as long as its training molecules may be."""
+        return get_max_tokens(self.card)
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of encoder, decoder and vocabulary, in hex: latent points of models with the same one mean the same."""
+        return compute_model_id(self.network, self.vocabulary)
 
     def sample(
         self,
@@ -72,7 +78,7 @@ class Model:
         *,
         seed: int = 0,
         temperature: float = 1.0,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         max_tries: int = 32,
         mcmc_steps: int = 0,
         target_properties: Mapping[str, float] | None = None,
@@ -86,7 +92,8 @@ class Model:
             n: samples.
             seed: another one gives other samples.
             temperature: divides the logits; 0 takes the likeliest token at each step.
-            max_tokens: longest string; longer ones are cut.
+            max_tokens: longest string, its end counted; longer ones are cut, and a warning counts them. None: as long
+                as the molecules that the model was trained on (`max_tokens`).
             max_tries: strings decoded at most for a sample until one is round-trip consistent
                 (`molvae.chemistry.round_trip`); 1 takes the first as it is.
             mcmc_steps: times that each string is encoded and decoded again from a draw of its posterior, which moves
@@ -100,20 +107,17 @@ class Model:
             MolvaeError: a number is out of its range; or the model does not predict a target property, or its prior is
                 no normal one.
         """
-        if n < 1:
-            raise MolvaeError(f"n is {n}; ask for at least one sample.")
-        if not (
-            0 <= temperature < math.inf and max_tokens >= 1 and max_tries >= 1 and mcmc_steps >= 0 and threads >= 1
-        ):
-            raise MolvaeError(
-                f"temperature is {temperature}, max_tokens {max_tokens}, max_tries {max_tries}, mcmc_steps "
-                f"{mcmc_steps}, threads {threads}; temperature and mcmc_steps are at least 0, the others 1."
-            )
+        max_tokens = self._check_max_tokens(max_tokens)
+        check_integer("n", n, 1)
         options = SamplingOptions(
-            seed, temperature, max_tokens, max_tries, mcmc_steps, target_properties or {}, threads
-        )
+            check_integer("seed", seed), check_number("temperature", temperature, 0), max_tokens,
+            check_integer("max_tries", max_tries, 1), check_integer("mcmc_steps", mcmc_steps, 0),
+            target_properties or {}, check_integer("threads", threads, 1),
+        )  # fmt: skip
         accept = make_round_trip_filter(self.vocabulary) if max_tries > 1 else None
-        return self._to_smiles(sample_prior(self.network, 0, n, options, accept))
+        samples = sample_prior(self.network, 0, n, options, accept)
+        _warn_of_cut_strings(samples.finished, max_tokens)
+        return self._to_smiles(samples)
 
     def encode(self, smiles: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
         """Encode molecules: mean and log-variance of each posterior, (n, latent_dim) float32 each, in their order.
@@ -121,6 +125,7 @@ class Model:
         Molecules are standardised as the training data were. A row that is missing or no molecule, or holds a symbol
         the vocabulary lacks, is NaN, and a warning names it, the first as row 1.
         """
+        smiles = check_list("smiles", smiles)
         rows, tokens = self.tokenize(smiles)
         mu, logvar = (np.full((len(smiles), self.latent_dim), np.nan, np.float32) for _ in range(2))
         mu[rows], logvar[rows] = (part.numpy() for part in compute_posterior(self.network, tokens))
@@ -152,20 +157,28 @@ class Model:
         Raises:
             MolvaeError: draws is under 1; or the model is a plain autoencoder.
         """
-        if draws < 1:
-            raise MolvaeError(f"draws is {draws}; at least one is needed.")
+        check_integer("draws", draws, 1)
+        check_integer("seed", seed)
+        smiles = check_list("smiles", smiles)
         rows, tokens = self.tokenize(smiles)
         bounds = np.full(len(smiles), np.nan, np.float32)
         bounds[rows] = estimate_log_likelihood(self.network, tokens, draws, seed).numpy()
         return bounds
 
     def interpolate(
-        self, start: str, end: str, steps: int = 8, *, temperature: float = 0.0, seed: int = 0
+        self,
+        start: str,
+        end: str,
+        steps: int = 8,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
     ) -> list[str]:
         """Decode molecules on the path from one to another: SMILES at `steps` points, both ends included.
 
-        The path is spherical (slerp; `molvae.latent.interpolation`). Its ends are what the model makes of the two
-        molecules, which need not be they themselves. From a molecule to itself all points are the same.
+        The path's ends are what the model makes of the two molecules, which need not be they themselves. From a
+        molecule to itself all points are the same.
 
         Args:
             start: SMILES.
@@ -173,17 +186,33 @@ class Model:
             steps: points, at least 2.
             temperature: as in `decode`.
             seed: of the tokens.
+            max_tokens: as in `decode`.
 
         Raises:
-            MolvaeError: an end is no molecule, or holds a symbol the model does not know; or steps is under 2.
+            MolvaeError: an end is no molecule, or holds a symbol the model does not know; or a number is out of range.
         """
-        if steps < 2:
-            raise MolvaeError(f"steps is {steps}; a path has two ends at least.")
+        points = self.compute_path(start, end, steps)
+        return self.decode(points, temperature=temperature, seed=seed, max_tokens=max_tokens)
+
+    def compute_path(self, start: str, end: str, steps: int = 8) -> np.ndarray:
+        """Compute the points of `interpolate`, (steps, latent_dim): spherical (slerp; `molvae.latent.interpolation`).
+
+        Raises:
+            MolvaeError: as `interpolate`.
+        """
+        check_integer("steps", steps, 2)
         first, last = (self._encode_one(smiles)[0] for smiles in (start, end))
-        return self.decode(slerp(first, last, steps), temperature=temperature, seed=seed)
+        return slerp(first, last, steps)
 
     def neighbors(
-        self, smiles: str, n: int = 100, radius: float = 0.5, *, temperature: float = 0.0, seed: int = 0
+        self,
+        smiles: str,
+        n: int = 100,
+        radius: float = 0.5,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
     ) -> pd.DataFrame:
         """Decode points near a molecule, and list the molecules there, the most frequent first.
 
@@ -193,31 +222,21 @@ class Model:
             radius: 0 is the posterior's mean, 1 the posterior itself.
             temperature: as in `decode`.
             seed: of points and tokens.
+            max_tokens: as in `decode`.
 
         Returns:
             a row for each different molecule: smiles (canonical; "" for strings that are none), frequency (fraction of
-            the points), similarity (Tanimoto, Morgan fingerprints of radius 2, 1024 bits; NaN for "").
+            the points), similarity (Tanimoto, Morgan fingerprints of radius 2, 1024 bits; NaN for ""), finished (false
+            where a string that gave it was cut).
 
         Raises:
-            MolvaeError: it is no molecule, or holds a symbol the model does not know; or n or radius is out of range.
+            MolvaeError: it is no molecule, or holds a symbol the model does not know; or a number is out of range.
         """
-        if n < 1 or not 0 <= radius < np.inf:
-            raise MolvaeError(f"n is {n} and radius {radius}; n is at least 1, radius finite and not below 0.")
-        points = sample_around(*self._encode_one(smiles), n, radius, seed)
-        counts = Counter(self.decode(points, temperature=temperature, seed=seed))
-        fingerprint = compute_fingerprint(parse_smiles(self._require_known(smiles)))
-        neighbors: dict[str, tuple[int, float]] = {}  # canonical SMILES -> how often, and how similar
-        for decoded, count in counts.items():
-            try:
-                mol = parse_smiles(decoded)
-                canonical = to_canonical_smiles(mol)
-                similarity = compute_similarity(fingerprint, compute_fingerprint(mol))
-            except Rejected:
-                canonical, similarity = "", np.nan
-            neighbors[canonical] = neighbors.get(canonical, (0, 0.0))[0] + count, similarity
-        rows = [(canonical, count / n, similarity) for canonical, (count, similarity) in neighbors.items()]
-        table = pd.DataFrame(rows, columns=["smiles", "frequency", "similarity"])
-        return table.sort_values(["frequency", "similarity"], ascending=False, ignore_index=True)
+        check_integer("n", n, 1)
+        check_integer("seed", seed, 0)
+        points = sample_around(*self._encode_one(smiles), n, check_number("radius", radius, 0), seed)
+        decoded = self.decode_to_table(points, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        return count_neighbors(self._tokenizer.require_known(smiles), decoded)
 
     def optimize(
         self,
@@ -230,10 +249,12 @@ class Model:
         history: pd.DataFrame | None = None,
         save: SaveFunction | None = None,
         seed: int = 0,
+        max_tokens: int | None = None,
     ) -> pd.DataFrame:
         """Search the latent space for molecules that score better; Ctrl-C ends it with what was found.
 
-        Only round-trip consistent strings (`molvae.chemistry.round_trip`) are scored, each molecule once.
+        Only strings that are not cut and round-trip consistent (`molvae.chemistry.round_trip`) are scored, each
+        molecule once.
 
         Args:
             objective: a function of a canonical SMILES, larger is better; or "qed" or "penalised_logp". A molecule for
@@ -246,6 +267,7 @@ class Model:
             save: a function that is given the history so far every ten seconds, and when the search ends, with an error
                 or without.
             seed: of the search.
+            max_tokens: as in `decode`.
 
         Returns:
             the history, a row for each call: call, smiles (canonical), score, similarity (NaN without `similar_to`),
@@ -255,24 +277,29 @@ class Model:
             MolvaeError: no molecule to begin with has a score; or it is none, or holds a symbol the model does not
                 know; or calls or min_similarity is out of range.
         """
-        if calls < 1 or not 0 <= min_similarity <= 1:
-            raise MolvaeError(f"calls is {calls} and min_similarity {min_similarity}; at least 1, and between 0 and 1.")
+        check_integer("calls", calls, 1)
+        check_number("min_similarity", min_similarity, 0, 1)
+        check_integer("seed", seed, 0)
+        start, max_tokens = check_list("start", start), self._check_max_tokens(max_tokens)
         objective = get_objective(objective) if isinstance(objective, str) else objective
-        lead = self._require_known(similar_to) if similar_to else None
+        lead = self._tokenizer.require_known(similar_to) if similar_to else None
         leads = [lead] if lead else []
-        leads += [self._require_known(smiles) for smiles in start]
+        leads += [self._tokenizer.require_known(smiles) for smiles in start]
         record = History(objective, calls, lead, min_similarity, save)
         if history is not None:
             readable = history.iloc[self.tokenize(list(history["smiles"]))[0]]
-            record.add_known([self._standardise(smiles) for smiles in readable["smiles"]], readable["score"])
+            record.add_known([self._tokenizer.standardise(smiles) for smiles in readable["smiles"]], readable["score"])
         random = make_generator(seed, "optimize")
 
         def draw(n: int) -> np.ndarray:
             points: np.ndarray = self.network.prior.sample(n, random).numpy()
             return points
 
+        def decode(z: np.ndarray) -> list[str]:
+            return self.decode_round_trip(z, max_tokens=max_tokens)
+
         with torch.inference_mode():
-            run_evolution(record, leads, draw, self.decode_round_trip, self.encode, seed)
+            run_evolution(record, leads, draw, decode, self.encode, seed)
         return record.to_table()
 
     def fit_predictor(self, smiles: Sequence[str], values: Sequence[float], *, seed: int = 0) -> Predictor:
@@ -287,10 +314,11 @@ class Model:
         Raises:
             MolvaeError: fewer are left, or there are not as many values as molecules.
         """
-        return Predictor(self.encode, self._standardise, smiles, values, seed)
+        smiles, values = check_list("smiles", smiles), check_list("values", values)
+        return Predictor(self.encode, self._tokenizer.standardise, smiles, values, check_integer("seed", seed, 0))
 
     def decode(
-        self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int = MAX_TOKENS
+        self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int | None = None
     ) -> list[str]:
         """Decode one SMILES for each latent point; the i-th depends on the i-th point, i and the seed only.
 
@@ -300,29 +328,72 @@ class Model:
             z: (n, latent_dim) points, finite.
             temperature: 0 takes the likeliest token at each step; above, tokens are drawn.
             seed: of the tokens.
-            max_tokens: longest string; longer ones are cut.
+            max_tokens: longest string, its end counted; longer ones are cut, and a warning counts them. None: as long
+                as the molecules that the model was trained on (`max_tokens`).
 
         Raises:
-            MolvaeError: z has another shape, or values that are not finite.
+            MolvaeError: z has another shape, or values that are not finite; or a number is out of range.
         """
-        z = np.asarray(z, dtype=np.float32)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim or not np.isfinite(z).all():
-            raise MolvaeError(f"z has shape {z.shape}; expected finite values of shape (n, {self.latent_dim}).")
-        random = make_generator(seed, "decode")
-        smiles: list[str] = []
-        for start in range(0, len(z), BATCH_SIZE):
-            points = torch.from_numpy(z[start : start + BATCH_SIZE])
-            # a row each: none depends on how many follow
-            uniforms = torch.rand((len(points), max_tokens), generator=random).T
-            smiles += self._to_smiles(decode_latents(self.network, points, uniforms, temperature))
+        table = self.decode_to_table(z, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        smiles: list[str] = table["smiles"].tolist()
         return smiles
 
-    def decode_round_trip(self, z: np.ndarray) -> list[str]:
-        """Decode points, (n, latent_dim), greedily to canonical SMILES; "" where the string fails the round trip."""
-        options = SamplingOptions(temperature=0, max_tokens=MAX_TOKENS, threads=torch.get_num_threads())
-        strings = sample_at_points(self.network, torch.from_numpy(z).float(), options)
+    def decode_to_table(
+        self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int | None = None
+    ) -> pd.DataFrame:
+        """Decode as `decode` does, to a table of a row for each point: smiles, finished (false: the string was cut).
+
+        Args:
+            z: as in `decode`.
+            temperature: as in `decode`.
+            seed: as in `decode`.
+            max_tokens: as in `decode`.
+
+        Raises:
+            MolvaeError: as `decode`.
+        """
+        points = self._check_points(z)
+        max_tokens = self._check_max_tokens(max_tokens)
+        check_number("temperature", temperature, 0)
+        smiles: list[str] = []
+        finished: list[bool] = []
+        for strings in decode_points(self.network, points, max_tokens, temperature, check_integer("seed", seed)):
+            smiles += self._to_smiles(strings)
+            finished += strings.finished.tolist()
+        _warn_of_cut_strings(finished, max_tokens)
+        return pd.DataFrame({"smiles": pd.Series(smiles, dtype=object), "finished": pd.Series(finished, dtype=bool)})
+
+    def decode_round_trip(self, z: np.ndarray, *, max_tokens: int | None = None) -> list[str]:
+        """Decode points, (n, latent_dim), greedily to canonical SMILES.
+
+        Args:
+            z: as in `decode`.
+            max_tokens: as in `decode`.
+
+        Returns:
+            a SMILES for each; "" where the string was cut, or fails the round trip.
+        """
+        max_tokens = self._check_max_tokens(max_tokens)
+        options = SamplingOptions(temperature=0, max_tokens=max_tokens, threads=torch.get_num_threads())
+        strings = sample_at_points(self.network, torch.from_numpy(self._check_points(z)), options)
         constraints = self.vocabulary.constraints
-        return [compute_round_trip_smiles(symbols, constraints) for symbols in iter_selfies(self.vocabulary, strings)]
+        selfies = iter_selfies(self.vocabulary, strings)
+        return [
+            compute_round_trip_smiles(symbols, constraints) if finished else ""
+            for symbols, finished in zip(selfies, strings.finished, strict=True)
+        ]
+
+    def _check_points(self, z: np.ndarray) -> np.ndarray:
+        try:
+            points = np.asarray(z, dtype=np.float32)
+        except (TypeError, ValueError) as err:
+            raise MolvaeError(f"z holds what is no number ({err}).") from None
+        if points.ndim != 2 or points.shape[1] != self.latent_dim or not np.isfinite(points).all():
+            raise MolvaeError(f"z has shape {points.shape}; expected finite values of shape (n, {self.latent_dim}).")
+        return points
+
+    def _check_max_tokens(self, max_tokens: int | None) -> int:
+        return self.max_tokens if max_tokens is None else check_integer("max_tokens", max_tokens, 1)
 
     def tokenize(self, smiles: Sequence[str | None], rows: Sequence[int] | None = None) -> tuple[np.ndarray, TokenSet]:
         """Tokenize the molecules of a list that the model can read.
@@ -336,59 +407,19 @@ class Model:
         Raises:
             MolvaeError: `smiles` is one string, not a list.
         """
-        if isinstance(smiles, str):
-            raise MolvaeError("this takes a list of SMILES; put the one you have into a list.")
-        places, strings = [], []
-        for place, text in enumerate(smiles):
-            try:
-                strings.append(self._encode_symbols(text))
-                places.append(place)
-            except Rejected as rejection:
-                log.warning("row %d, %r: %s", place + 1 if rows is None else rows[place], text, rejection)
-        return np.array(places, dtype=np.int64), self._merge(TokenSet.from_lists(strings))
+        return self._tokenizer.tokenize(check_list("smiles", smiles), rows)
 
     def _to_smiles(self, strings: TokenStrings) -> list[str]:
         """SMILES of decoded strings under this model's own bond constraints; not canonical."""
         constraints = self.vocabulary.constraints
         return [decode_selfies(symbols, constraints) for symbols in iter_selfies(self.vocabulary, strings)]
 
-    def _merge(self, tokens: TokenSet) -> TokenSet:
-        """Molecules in single symbols, in the tokens of this model."""
-        if not self.vocabulary.merges or not len(tokens):
-            return tokens
-        ids, lengths = MergeEncoder(self.vocabulary).apply(tokens.ids, tokens.lengths)
-        return TokenSet(ids, np.concatenate([[0], np.cumsum(lengths)]))
-
     def _encode_one(self, smiles: str) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean and log-variance of one molecule, (latent_dim,) each; one that has none is an error."""
-        mu, logvar = self.encode([self._require_known(smiles)])
+        mu, logvar = self.encode([self._tokenizer.require_known(smiles)])
         return mu[0], logvar[0]
 
-    def _require_known(self, smiles: str) -> str:
-        """Convert a molecule to canonical SMILES as `encode` does; one that it cannot read is an error."""
-        try:
-            self._encode_symbols(smiles)
-        except Rejected as rejection:
-            raise MolvaeError(f"{smiles!r}: {rejection}") from None
-        return self._standardise(smiles)
 
-    def _encode_symbols(self, text: str | None) -> list[int]:
-        """Ids of the single symbols of a SMILES.
-
-        Raises:
-            Rejected: it is missing or no molecule, SELFIES cannot write it, or the vocabulary lacks symbols of it.
-        """
-        if not isinstance(text, str):  # what pandas puts where a table has nothing
-            raise Rejected("empty")
-        symbols = tokenize_smiles(self._standardise(text))
-        ids = self.vocabulary.encode(symbols)
-        if UNK in ids:
-            unknown = sorted({symbol for symbol, i in zip(symbols, ids, strict=True) if i == UNK})
-            raise Rejected("unknown_symbol", f"the model does not know {', '.join(unknown)}")
-        return ids
-
-    def _standardise(self, text: str) -> str:
-        """Canonical SMILES of a molecule, standardised as the training data were."""
-        settings = self.card["settings"].get("featurize", {})
-        rules = {name: settings[name] for name in ("largest_fragment", "neutralise", "stereo") if name in settings}
-        return standardise(text, **rules)
+def _warn_of_cut_strings(finished: Sequence[bool] | np.ndarray, max_tokens: int) -> None:
+    if n_cut := len(finished) - int(np.sum(finished)):
+        log.warning("%d of %d strings were cut at %d tokens (max_tokens)", n_cut, len(finished), max_tokens)

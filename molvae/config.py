@@ -208,7 +208,10 @@ class SampleSettings(Section):
     n: int = Field(10000, ge=1, description="number of samples, exactly")
     seed: int = Field(0, ge=0, lt=2**31, description="sample i depends on (seed, i) only")
     temperature: float = Field(1.0, gt=0, le=10, description="divides the logits; 1 samples the model as it is")
-    max_tokens: int = Field(128, ge=1, le=4096, description="longest sample, in tokens; longer ones are cut")
+    max_tokens: Annotated[int, Field(ge=1, le=4097)] | None = Field(
+        None,
+        description="longest sample, in tokens, its end counted; longer ones are cut; null: the model's length",
+    )
     max_tries: int = Field(
         32,
         ge=1,
@@ -230,7 +233,9 @@ class LatentSettings(Section):
     """Diagnostics of the latent space, and projections of it."""
 
     n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and as many points beside them")
-    max_tokens: int = Field(128, ge=1, le=4096, description="longest string decoded, in tokens; longer ones are cut")
+    max_tokens: Annotated[int, Field(ge=1, le=4097)] | None = Field(
+        None, description="longest string decoded, as sample.max_tokens; null: the model's length"
+    )
     projections: int = Field(
         1000, ge=0, le=5000, description="held-out molecules in the 2-D projections, 1 kB of report.html each; 0: none"
     )

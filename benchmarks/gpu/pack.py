@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from molvae.config import ModelSettings, PriorSettings, SampleSettings, TrainSettings
+from molvae.config import FeaturizeSettings, ModelSettings, PriorSettings, SampleSettings, TrainSettings
 from molvae.data import bpe
 from molvae.data.dataset import TokenSet
 from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStore
@@ -58,10 +58,12 @@ def pack(folder: Path, out: Path, symbols: str | None = None) -> None:
     if augmentations is not None:
         lengths = _concat_lengths([augmentations])
         arrays |= {"augmentation_ids": augmentations.ids, "augmentation_lengths": lengths}
+    defaults = {name: kind().model_dump() for name, kind in SECTIONS.items()}
+    defaults["sample"]["max_tokens"] = FeaturizeSettings().max_tokens
     content: dict[str, Any] = {
         "splits": {name: len(part) for name, part in splits.items()},
         "vocabulary": vocabulary.to_json(),
-        "defaults": {name: kind().model_dump() for name, kind in SECTIONS.items()},
+        "defaults": defaults,
         "commit": get_git_commit(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,10 @@ ModelOption = Annotated[Path, typer.Option("--model", help="model folder, or pre
 Table = Annotated[str, typer.Option("--out", help="file .csv or .parquet; - is stdout")]
 Column = Annotated[str | None, typer.Option(help="column with the SMILES [default: SMILES or the like]")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="of all random numbers")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="longest string, in tokens, its end counted; longer ones are cut [default: the model's]"),
+]
 Temperature = Annotated[
     float, typer.Option(min=0, help="0 takes the likeliest token at each step; above, they are drawn")
 ]
@@ -36,12 +40,14 @@ def decode(
     draws: Annotated[int, typer.Option(min=1, help="molecules decoded from each point")] = 1,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    max_tokens: MaxTokens = None,
 ) -> None:
     """Decode molecules from latent points."""
     from molvae.commands.latent_space import check_table_path, decode_file, write_table
 
     check_table_path(out)
-    write_table(decode_file(file, model, draws=draws, temperature=temperature, seed=seed), out)
+    table = decode_file(file, model, draws=draws, temperature=temperature, seed=seed, max_tokens=max_tokens)
+    write_table(table, out)
 
 
 @app.command()
@@ -67,12 +73,13 @@ def interpolate(
     model: ModelOption,
     out: Table = "-",
     steps: Annotated[int, typer.Option(min=2, help="points of the path, both ends included")] = 8,
+    max_tokens: MaxTokens = None,
 ) -> None:
     """Decode molecules on the path from one to another."""
     from molvae.commands.latent_space import check_table_path, interpolate_molecules, write_table
 
     check_table_path(out)
-    write_table(interpolate_molecules(start, end, model, steps), out)
+    write_table(interpolate_molecules(start, end, model, steps, max_tokens=max_tokens), out)
 
 
 @app.command()
@@ -83,12 +90,13 @@ def neighbors(
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="latent points drawn")] = 100,
     radius: Annotated[float, typer.Option(min=0, help="1: draws of the molecule's posterior; 0: its mean")] = 0.5,
     seed: Seed = 0,
+    max_tokens: MaxTokens = None,
 ) -> None:
     """Decode molecules near one, with how often each occurs and how similar it is."""
     from molvae.commands.latent_space import check_table_path, sample_neighbors, write_table
 
     check_table_path(out)
-    write_table(sample_neighbors(smiles, model, n, radius, seed=seed), out)
+    write_table(sample_neighbors(smiles, model, n, radius, seed=seed, max_tokens=max_tokens), out)
 
 
 @app.command()
@@ -130,6 +138,7 @@ def optimize(
         Path | None, typer.Option(help="history of an earlier search, whose molecules cost no call; may be --out")
     ] = None,
     seed: Seed = 0,
+    max_tokens: MaxTokens = None,
 ) -> None:
     """Search for molecules that score better; the history has a row for each that was scored."""
     from molvae.cli.console import print_search
@@ -139,7 +148,7 @@ def optimize(
     check_table_path(out)
     table = optimize(
         model, objective, calls, start=start or [], similar_to=similar_to, min_similarity=min_similarity,
-        history=history, out=out, seed=seed,
+        history=history, out=out, seed=seed, max_tokens=max_tokens,
     )  # fmt: skip
     if out != "-":
         print_search(table)

@@ -5,6 +5,7 @@ Tables go out as .csv or .parquet, a row for each row of the input, in its order
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,19 @@ from molvae.data.readers import Row, find_smiles_column, read_column_names, read
 from molvae.errors import DataError, MolvaeError, suggest_nearest
 from molvae.runtime.files import atomic_write
 
+TEXT_COLUMNS = {"model_id": str, "smiles": str}  # digits of an id are no number
+
 
 def encode_file(file: Path, model: Path, column: str | None = None) -> pd.DataFrame:
-    """Encode each molecule of a file: columns row, smiles, mu_0 …, logvar_0 …; empty where it cannot be read."""
-    rows = list(read_rows(file, find_smiles_column(file, column)))
-    mu, logvar = load(model).encode([row.usable_smiles for row in rows])
+    """Encode each molecule of a file: columns row, smiles, model_id, mu_0 …, logvar_0 …; empty where it cannot be read.
+
+    `model_id` says which model the points belong to (`molvae.api.Model.id`).
+    """
+    rows, loaded = list(read_rows(file, find_smiles_column(file, column))), load(model)
+    mu, logvar = loaded.encode([row.usable_smiles for row in rows])
     parts = {"mu": mu, "logvar": logvar}
     values = {f"{name}_{k}": part[:, k] for name, part in parts.items() for k in range(mu.shape[1])}
-    return _build_table(rows, **values)
+    return _build_table(rows, model_id=np.full(len(rows), loaded.id), **values)
 
 
 def score_likelihood(
@@ -47,7 +53,9 @@ def score_likelihood(
     return _build_table(rows, log_likelihood=bounds)
 
 
-def decode_file(file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0, seed: int = 0) -> pd.DataFrame:
+def decode_file(
+    file: Path, model: Path, *, draws: int = 1, temperature: float = 0.0, seed: int = 0, max_tokens: int | None = None
+) -> pd.DataFrame:
     """Decode the latent points of a file.
 
     Args:
@@ -57,23 +65,39 @@ def decode_file(file: Path, model: Path, *, draws: int = 1, temperature: float =
         draws: molecules for each point.
         temperature: 0 takes the likeliest token at each step.
         seed: of the tokens.
+        max_tokens: longest string; None: the model's length.
 
     Returns:
-        columns row, draw, smiles, `draws` rows for each point.
+        columns row, draw, smiles, finished (false: cut at `max_tokens`), `draws` rows for each point.
 
     Raises:
-        DataError: the file has no such columns, or not as many as the model has latent dimensions.
+        DataError: the file has no such columns, or not as many as the model has latent dimensions; or its column
+            `model_id` names another model.
     """
     loaded, table = load(model), read_table(file)
+    _check_model_id(file, table, loaded.id)
     points = _read_points(file, table, loaded.latent_dim)
     has_values = np.isfinite(points).all(1)
-    smiles = np.full((len(points), draws), "", dtype=object)
+    smiles, finished = (np.full((len(points), draws), value, dtype=object) for value in ("", None))
     repeated = np.repeat(points[has_values], draws, axis=0)
     if len(repeated):
-        decoded = loaded.decode(repeated, temperature=temperature, seed=seed)
-        smiles[has_values] = np.reshape(decoded, (-1, draws))
+        decoded = loaded.decode_to_table(repeated, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        smiles[has_values] = decoded["smiles"].to_numpy().reshape(-1, draws)
+        finished[has_values] = decoded["finished"].to_numpy().reshape(-1, draws)
     rows, draw = np.repeat(np.arange(1, len(points) + 1), draws), np.tile(np.arange(1, draws + 1), len(points))
-    return pd.DataFrame({"row": rows, "draw": draw, "smiles": smiles.ravel()})
+    columns = {"row": rows, "draw": draw, "smiles": smiles.ravel(), "finished": finished.ravel()}
+    return pd.DataFrame(columns).astype({"finished": "boolean"})
+
+
+def _check_model_id(file: Path, table: pd.DataFrame, model_id: str) -> None:
+    """Refuse latent points of another model: they would decode to any molecules."""
+    if "model_id" not in table:
+        return
+    if others := sorted(set(table["model_id"].dropna().astype(str)) - {model_id}):
+        raise DataError(
+            f"{file}: its column model_id says that the points are of model {others[0]}, and this one is {model_id}. "
+            "Give the model that encoded them."
+        )
 
 
 def _read_points(file: Path, table: pd.DataFrame, latent_dim: int) -> np.ndarray:
@@ -94,21 +118,27 @@ def _read_points(file: Path, table: pd.DataFrame, latent_dim: int) -> np.ndarray
     return points
 
 
-def interpolate_molecules(start: str, end: str, model: Path, steps: int = 8) -> pd.DataFrame:
-    """Decode molecules on the path from one to another: columns step, smiles.
+def interpolate_molecules(
+    start: str, end: str, model: Path, steps: int = 8, *, max_tokens: int | None = None
+) -> pd.DataFrame:
+    """Decode molecules on the path from one to another: columns step, smiles, finished (false: cut at `max_tokens`).
 
     Args:
         start: SMILES.
         end: SMILES.
         model: folder, or pretrained:NAME.
         steps: points, both ends included.
+        max_tokens: longest string; None: the model's length.
     """
-    smiles = load(model).interpolate(start, end, steps)
-    return pd.DataFrame({"step": range(1, len(smiles) + 1), "smiles": smiles})
+    loaded = load(model)
+    table = loaded.decode_to_table(loaded.compute_path(start, end, steps), max_tokens=max_tokens)
+    return table.assign(step=range(1, steps + 1))[["step", "smiles", "finished"]]
 
 
-def sample_neighbors(smiles: str, model: Path, n: int = 100, radius: float = 0.5, *, seed: int = 0) -> pd.DataFrame:
-    """Decode points near a molecule: columns smiles, frequency, similarity.
+def sample_neighbors(
+    smiles: str, model: Path, n: int = 100, radius: float = 0.5, *, seed: int = 0, max_tokens: int | None = None
+) -> pd.DataFrame:
+    """Decode points near a molecule: columns smiles, frequency, similarity, finished, see `molvae.api.Model.neighbors`.
 
     Args:
         smiles: the molecule.
@@ -116,8 +146,9 @@ def sample_neighbors(smiles: str, model: Path, n: int = 100, radius: float = 0.5
         n: points.
         radius: of the points, in widths of the molecule's posterior.
         seed: of the points.
+        max_tokens: longest string; None: the model's length.
     """
-    return load(model).neighbors(smiles, n, radius, seed=seed)
+    return load(model).neighbors(smiles, n, radius, seed=seed, max_tokens=max_tokens)
 
 
 def predict_property(
@@ -180,9 +211,21 @@ def _build_table(rows: Sequence[Row], **columns: np.ndarray) -> pd.DataFrame:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Read all columns of a file, a row for each of its rows."""
-    read_column_names(file)  # which says what is wrong with a file that cannot be read
+    """Read all columns of a file, a row for each of its rows.
+
+    Raises:
+        DataError: it cannot be read, or a row is damaged.
+    """
+    names = read_column_names(file)
+    if not names:
+        raise DataError(f"{file}: a .smi file has no columns; give a table, .csv, .tsv or .parquet.")
+    if problems := [(number, row.problem) for number, row in enumerate(read_rows(file, names[0]), 1) if row.problem]:
+        raise DataError(f"{file}: row {problems[0][0]} is damaged: {problems[0][1]}. Correct or remove it.")
     suffix = find_suffix(file.name)
     if suffix == ".parquet":
         return pd.read_parquet(file)
-    return pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
+    if suffix == ".tsv":
+        table = pd.read_csv(file, sep="\t", quoting=csv.QUOTE_NONE, dtype=TEXT_COLUMNS, skip_blank_lines=False)
+    else:
+        table = pd.read_csv(file, dtype=TEXT_COLUMNS, skip_blank_lines=False)
+    return table.rename(columns=lambda name: str(name).strip())

@@ -26,6 +26,7 @@ def optimize(
     history: Path | None,
     out: str,
     seed: int,
+    max_tokens: int | None = None,
 ) -> pd.DataFrame:
     """Write the history of a search to `out` while it grows, and return it; see `molvae.api.Model.optimize`.
 
@@ -39,6 +40,7 @@ def optimize(
         history: file of an earlier search; the new rows come behind its own where it is `out`.
         out: file .csv or .parquet, or - for stdout, at the end.
         seed: of the search.
+        max_tokens: longest string; None: the model's length.
     """
     function = load_objective(objective)
     earlier = None if history is None else _read_history(history)
@@ -50,7 +52,7 @@ def optimize(
 
     table = load(model).optimize(
         function, calls, start=start, similar_to=similar_to, min_similarity=min_similarity, history=earlier,
-        save=None if out == "-" else save, seed=seed,
+        save=None if out == "-" else save, seed=seed, max_tokens=max_tokens,
     )  # fmt: skip
     if out == "-":
         write_table(table, out)

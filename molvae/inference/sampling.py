@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 CHUNK_SIZE = 512  # part of the contract: another size gives other molecules for the same seed
 CHUNKS_PER_BATCH = {"cuda": 16}  # of other devices 1. Part of the contract, too: a GPU is idle over a single chunk
+RANDOM_TOKENS = 128  # tokens of a string whose random numbers `decode_points` takes from one stream
 
 Item = TypeVar("Item")
 LatentSource = Callable[
@@ -53,7 +54,7 @@ class SamplingOptions:
     Attributes:
         seed: sample i depends on (seed, i) only.
         temperature: divides the logits; 0 takes the likeliest token instead.
-        max_tokens: longest string; longer ones are cut.
+        max_tokens: longest string, its end counted; longer ones are cut.
         max_tries: strings decoded at most for a sample until one is accepted; the last one stays, accepted or not.
         mcmc_steps: how often a string is encoded and decoded again before it is tested.
         target_properties: values by name, see `molvae.inference.conditioning`; none: any molecules.
@@ -69,11 +70,17 @@ class SamplingOptions:
     threads: int = 1
 
     @classmethod
-    def from_settings(cls, settings: SampleSettings, threads: int = 1) -> SamplingOptions:
-        """Take the options from the section `sample` of the config."""
+    def from_settings(cls, settings: SampleSettings, max_tokens: int, threads: int = 1) -> SamplingOptions:
+        """Take the options from the section `sample` of the config.
+
+        Args:
+            settings: of the section.
+            max_tokens: of the model, where the section names none.
+            threads: of the CPU.
+        """
         return cls(
-            settings.seed, settings.temperature, settings.max_tokens, settings.max_tries, settings.mcmc_steps,
-            settings.target_properties, threads,
+            settings.seed, settings.temperature, settings.max_tokens or max_tokens, settings.max_tries,
+            settings.mcmc_steps, settings.target_properties, threads,
         )  # fmt: skip
 
 
@@ -135,6 +142,27 @@ def sample_at_points(model: VAE, points: Tensor, options: SamplingOptions) -> Sa
     """Decode one string for each of the points, (n, Z)."""
     chunks = points.split(CHUNK_SIZE)
     return sample_chunks(model, lambda chunk, attempt: chunks[chunk], range(len(chunks)), options)
+
+
+def decode_points(model: VAE, z: np.ndarray, max_tokens: int, temperature: float, seed: int) -> Iterator[TokenStrings]:
+    """Decode one string for each latent point, batch by batch.
+
+    The i-th string depends on the i-th point, i and the seed only; up to where it is cut, not on `max_tokens`.
+
+    Args:
+        model: a VAE.
+        z: (n, latent_dim) float32 points.
+        max_tokens: longest string, its end counted; longer ones are cut.
+        temperature: 0 takes the likeliest token at each step; above, tokens are drawn.
+        seed: of the tokens.
+    """
+    n_streams = -(-max_tokens // RANDOM_TOKENS)
+    streams = [make_generator(seed, "decode", *([part] if part else [])) for part in range(n_streams)]
+    for start in range(0, len(z), CHUNK_SIZE):
+        points = torch.from_numpy(z[start : start + CHUNK_SIZE])
+        parts = [torch.rand((CHUNK_SIZE, RANDOM_TOKENS), generator=stream) for stream in streams]
+        uniforms = torch.cat(parts, dim=1)[: len(points), :max_tokens].T  # of a point, however many follow it
+        yield decode_latents(model, points, uniforms, temperature)
 
 
 def sample_chunks(

@@ -63,6 +63,8 @@ class Diagnostics(TypedDict):
     completeness: Measures
     continuity: Measures
     interpolation: Measures
+    strings_decoded: int
+    truncated: int
 
 
 def compute_diagnostics(space: LatentSpace) -> Diagnostics:
@@ -71,18 +73,23 @@ def compute_diagnostics(space: LatentSpace) -> Diagnostics:
     usage, reconstruction = measure_usage(space), measure_reconstruction(space)
     completeness = measure_completeness(space)
     verdict = decide_verdict(n_different, usage, reconstruction, completeness)
+    aggregate_posterior, continuity, interpolation = (
+        measure(space) for measure in (measure_aggregate_posterior, measure_continuity, measure_interpolation)
+    )
     return {
         "verdict": verdict,
         "meaning": VERDICTS[verdict],
         "n": len(space.molecules),
         "n_different": n_different,
         "usage": usage,
-        "aggregate_posterior": measure_aggregate_posterior(space),
+        "aggregate_posterior": aggregate_posterior,
         "pca": _describe_pca(space),
         "reconstruction": reconstruction,
         "completeness": completeness,
-        "continuity": measure_continuity(space),
-        "interpolation": measure_interpolation(space),
+        "continuity": continuity,
+        "interpolation": interpolation,
+        "strings_decoded": space.n_decoded,  # in all parts together
+        "truncated": space.n_cut,
     }
 
 

@@ -34,6 +34,8 @@ class LatentSpace:
         logvar: (n, Z) log-variances of their posteriors.
         pca: PCA of training molecules with as many components as the model has latent dimensions; None without
             training molecules.
+        n_decoded: strings decoded so far.
+        n_cut: of them, those that were cut at `max_tokens`.
         table: the molecules, a row each, see `molvae.metrics.molecule_table`.
     """
 
@@ -55,13 +57,14 @@ class LatentSpace:
             vocabulary: of the model.
             molecules: held-out molecules.
             training: training molecules, for the PCA baseline.
-            max_tokens: longest string that is decoded.
+            max_tokens: longest string that is decoded, its end counted.
             seed: of all draws.
             workers: processes that describe molecules; strings are decoded in as many threads.
         """
         self.model, self.vocabulary, self.molecules = model, vocabulary, molecules
         self.seed, self.workers = seed, workers
         self._options = SamplingOptions(seed, temperature=0, max_tokens=max_tokens, threads=workers.count)
+        self.n_decoded = self.n_cut = 0
         self.mu, self.logvar = compute_posterior(model, molecules)
         self.pca = PCABaseline(training, vocabulary, model.latent_dim) if training is not None else None
         self.table = self.describe(molecules)
@@ -74,6 +77,8 @@ class LatentSpace:
     def decode(self, *sets: Tensor, describe: DescribeFunction = compute_filters_and_fingerprint) -> list[pd.DataFrame]:
         """Decode sets of points, (n, Z) each, greedily: a table of `molvae.metrics.molecule_table` for each set."""
         strings = sample_at_points(self.model, torch.cat(sets), self._options)
+        self.n_decoded += len(strings.finished)
+        self.n_cut += len(strings.finished) - int(strings.finished.sum())
         selfies = iter(iter_selfies(self.vocabulary, strings))
         return self.describe_sets(*(list(islice(selfies, len(points))) for points in sets), describe=describe)
 

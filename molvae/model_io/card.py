@@ -11,6 +11,7 @@ from molvae.errors import ModelFileError
 
 FORMAT_VERSION = 3
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
+UNKNOWN_MAX_TOKENS = 128  # of models whose card does not say how long the molecules are that they were trained on
 
 
 class ModelCard(TypedDict, total=False):
@@ -74,3 +75,15 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     path = Path(folder) / CARD_FILE
     return Vocabulary.from_json(read_card(path).get("vocabulary"), str(path))
+
+
+def get_max_tokens(card: ModelCard) -> int:
+    """Get the longest string that a model is to write: that of the molecules it was trained on, and its end.
+
+    Merged tokens stand for several symbols, so that this many symbols are at most as many tokens.
+
+    >>> get_max_tokens({"settings": {"featurize": {"max_tokens": 400}}})
+    401
+    """
+    longest: int = card.get("settings", {}).get("featurize", {}).get("max_tokens", UNKNOWN_MAX_TOKENS)
+    return longest + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,3 +137,12 @@ def _explain_misfit(card_file: Path, weights_file: Path) -> Iterator[None]:
             f"{weights_file}: the weights do not fit the networks that {card_file.name} describes: "
             f"{str(err).splitlines()[-1].strip()}"
         ) from None
+
+
+def compute_model_id(network: VAE, vocabulary: Vocabulary) -> str:
+    """Hash encoder, decoder and vocabulary, which give latent points their meaning: 16 hex digits."""
+    digest = hashlib.sha256(json.dumps(vocabulary.to_json(), sort_keys=True).encode())
+    for part in (network.encoder, network.decoder):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

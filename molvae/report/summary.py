@@ -75,6 +75,7 @@ def write_warnings(experiment: Experiment) -> list[str]:
         _warn_of_collapse(experiment),
         _warn_of_small_n(find_main_metric(metrics)),
         _warn_of_failed_round_trips(experiment.counts.get("sample") or {}),
+        _warn_of_cut_samples(experiment.counts.get("sample") or {}),
         warn_of_memorisation(by_name.get("SNN/Train")),
         _warn_of_lost_rows(experiment),
     ]
@@ -117,6 +118,16 @@ def _warn_of_failed_round_trips(counts: Mapping[str, Any]) -> str | None:
     return (
         f"{format_number(kept - round_trips)} of {format_number(kept)} samples do not survive the round trip from "
         "string to molecule and back, as every training molecule does: sample.max_tries was not enough. Train longer."
+    )
+
+
+def _warn_of_cut_samples(counts: Mapping[str, Any]) -> str | None:
+    truncated, kept = counts.get("truncated"), counts.get("kept")
+    if not (is_known(truncated) and is_known(kept)) or not truncated:
+        return None
+    return (
+        f"{format_number(truncated)} of {format_number(kept)} samples were cut at sample.max_tokens: their molecules "
+        "are the beginnings of longer ones."
     )
 
 

@@ -1,1 +1,1 @@
-"""What a process needs: devices, workers, seeds, files, provenance."""
+"""What a process needs: devices, workers, seeds, files, arguments, provenance."""

@@ -53,6 +53,7 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
     with Workers(threads) as workers:
         workers.start(warm_up)
         loaded = load(model)
+        max_tokens = settings.max_tokens or loaded.max_tokens
         held_out, training = _read_splits(molecules)
         places = _choose_random(len(held_out), max(settings.n, settings.projections), settings.seed, "latent")
         read, tokens = _tokenize(loaded, [held_out[place] for place in places])
@@ -64,10 +65,15 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
         log.info("measuring the latent space with %d molecules", len(measured))
         space = LatentSpace(
             loaded.network, loaded.vocabulary, measured, pca_tokens if len(pca_tokens) > 1 else None,
-            max_tokens=settings.max_tokens, seed=settings.seed, workers=workers,
+            max_tokens=max_tokens, seed=settings.seed, workers=workers,
         )  # fmt: skip
         diagnostics = compute_diagnostics(space)
         log.info("%s: %s", diagnostics["verdict"], diagnostics["meaning"])
+        if diagnostics["truncated"]:
+            log.warning(
+                "%d of %d strings were cut at %d tokens (latent.max_tokens)",
+                diagnostics["truncated"], diagnostics["strings_decoded"], max_tokens,
+            )  # fmt: skip
         projected = np.flatnonzero(read < settings.projections)
         rows = np.array([held_out[place].row for place in places[read[projected]]], dtype=np.int64)
         mu, _ = compute_posterior(loaded.network, tokens.select(projected))

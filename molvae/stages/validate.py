@@ -41,7 +41,8 @@ from molvae.metrics.reference_sets import (
     load_reference_sets,
 )
 from molvae.metrics.sample_set import SampleSet
-from molvae.model_io.folder import load_model
+from molvae.model_io.card import get_max_tokens
+from molvae.model_io.folder import TrainedModel, load_model
 from molvae.runtime.files import atomic_write, read_json, write_json
 from molvae.runtime.provenance import get_versions
 from molvae.runtime.seeds import derive_seed
@@ -148,7 +149,8 @@ def validate(
     tables = [pd.read_parquet(shard) for shard in shards]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     train = TokenStore.open(tokens / TOKENS_FILE).splits["train"]
-    network, vocabulary = _load_model_of_tokens(model, tokens)
+    network, vocabulary, card = _load_model_of_tokens(model, tokens)
+    options = SamplingOptions.from_settings(sample_settings, get_max_tokens(card), threads)
     with Workers(threads) as workers:
         reference_sets = _load_references(settings, tokens, references, workers)
         smiles = _read_split("train", tokens)
@@ -158,12 +160,12 @@ def validate(
         samples = SampleSet(molecules, round_trip_rate=_compute_round_trip_rate(molecules, n_decoded), workers=workers)
         baseline_sets: Iterable[Baseline] = ()
         if settings.baselines:
-            baseline_sets = _iter_baselines(network, vocabulary, train, len(molecules), sample_settings, workers)
+            baseline_sets = _iter_baselines(network, vocabulary, train, len(molecules), options, workers)
         evaluation = evaluate_samples(samples, reference_sets, training, baseline_sets, seed=sample_settings.seed)
         histogram_molecules = _describe_training_sample(smiles, sample_settings.seed, workers)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
     molecules["is_novel"] = molecules["is_valid"] & ~is_in(molecules["canonical"].tolist(), training.canonical)
-    write_json(out / "metrics.json", _make_metrics_content(evaluation, len(molecules), sample_settings))
+    write_json(out / "metrics.json", _make_metrics_content(evaluation, len(molecules), options))
     with atomic_write(out / "molecules.parquet") as temporary:
         molecules.drop(columns=["fingerprint", "fragments"]).to_parquet(temporary, index=False)
     with atomic_write(out / "reference.parquet") as temporary:
@@ -176,35 +178,34 @@ def validate(
     )  # fmt: skip
 
 
-def _load_model_of_tokens(model: Path, tokens: Path) -> tuple[VAE, Vocabulary]:
+def _load_model_of_tokens(model: Path, tokens: Path) -> TrainedModel:
     """Load a model, and check that its vocabulary is that of the tokens."""
-    network, vocabulary, _ = load_model(model)
+    trained = load_model(model)
     file = tokens / VOCABULARY_FILE
-    if Vocabulary.from_json(read_json(file), str(file)) != vocabulary:
+    if Vocabulary.from_json(read_json(file), str(file)) != trained.vocabulary:
         raise DataError(f"{tokens}: not the tokens that {model} was trained on. Give --tokens and --model of one run.")
-    return network, vocabulary
+    return trained
 
 
-def _make_metrics_content(evaluation: Mapping[str, Any], n: int, settings: SampleSettings) -> dict[str, Any]:
+def _make_metrics_content(evaluation: Mapping[str, Any], n: int, options: SamplingOptions) -> dict[str, Any]:
     """Make the content of metrics.json: the evaluation, and how the samples were drawn."""
-    targets = {"target_properties": settings.target_properties} if settings.target_properties else {}
+    targets = {"target_properties": options.target_properties} if options.target_properties else {}
     return {
-        **evaluation, "n_samples": n, "seed": settings.seed, "temperature": settings.temperature,
-        "max_tries": settings.max_tries, "mcmc_steps": settings.mcmc_steps, "max_tokens": settings.max_tokens,
+        **evaluation, "n_samples": n, "seed": options.seed, "temperature": options.temperature,
+        "max_tries": options.max_tries, "mcmc_steps": options.mcmc_steps, "max_tokens": options.max_tokens,
         "versions": get_versions(), **targets,
     }  # fmt: skip
 
 
 def _iter_baselines(
-    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, settings: SampleSettings, workers: Workers
+    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, options: SamplingOptions, workers: Workers
 ) -> Iterator[Baseline]:
     """Iterate over the baselines of the samples.
 
     The latent points of training molecules are decoded as those of the prior were, with rejection, but no MCMC steps.
     The random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
     """
-    options, seed = SamplingOptions.from_settings(settings, workers.count), settings.seed
-    is_filtered = settings.max_tries > 1
+    seed, is_filtered = options.seed, options.max_tries > 1
 
     def describe(name: str, strings: list[list[str]], n_decoded: int, only: tuple[str, ...] = ()) -> Baseline:
         log.info("scoring %d strings of %s", len(strings), name.replace("_", " "))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,9 +17,10 @@ import molvae
 from molvae.api import Model
 from molvae.chemistry.tokenization import tokenize
 from molvae.config import SampleSettings
-from molvae.data.vocabulary import UNK
+from molvae.data.vocabulary import EOS, UNK
 from molvae.errors import ModelFileError, MolvaeError
 from molvae.inference.decoding import TokenStrings
+from molvae.nn.vae import init_vae
 
 
 @pytest.fixture
@@ -32,8 +35,6 @@ def test_samples_of_a_model_are_exactly_as_many_as_asked_for_and_the_same_each_t
     assert molvae.load(str(folder)).sample(20, seed=1, max_tokens=12) == samples
     assert model.sample(7, seed=1, max_tokens=12) == samples[:7]
     assert model.sample(20, seed=2, max_tokens=12) != samples
-    with pytest.raises(MolvaeError, match="n is 0; ask for at least one"):
-        model.sample(0)
 
 
 def test_encoded_molecules_have_a_row_each_in_the_order_of_the_input(model, smiles):
@@ -60,19 +61,124 @@ def test_a_row_that_is_no_molecule_is_encoded_as_nan_and_named_in_a_warning(mode
     assert "row 4, '[Xe]': unknown_symbol: the model does not know [Xe]" in third
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"max_tokens": 0},
-        {"max_tries": 0},
-        {"mcmc_steps": -1},
-    ],
-)
-def test_sampling_options_out_of_range_are_refused(model, options):
-    with pytest.raises(MolvaeError, match="temperature and mcmc_steps are at least 0, the others 1"):
-        model.sample(2, **options)
+OUT_OF_RANGE = [
+    ("sample", {"n": 0}, "n is 0; give a whole number of at least 1"),
+    ("sample", {"n": 2.0}, "n is 2.0; give a whole number"),
+    ("sample", {"n": True}, "n is True; give a whole number"),
+    ("sample", {"temperature": -1.0}, "temperature is -1.0; give a finite number, at least 0"),
+    ("sample", {"temperature": float("nan")}, "temperature is nan"),
+    ("sample", {"temperature": "1"}, "temperature is '1'"),
+    ("sample", {"max_tokens": 0}, "max_tokens is 0; give a whole number of at least 1"),
+    ("sample", {"max_tries": 0}, "max_tries is 0"),
+    ("sample", {"mcmc_steps": -1}, "mcmc_steps is -1"),
+    ("sample", {"threads": 0}, "threads is 0"),
+    ("sample", {"seed": 1.5}, "seed is 1.5"),
+    ("decode", {"temperature": -1}, "temperature is -1; give a finite number, at least 0"),
+    ("decode", {"max_tokens": 0}, "max_tokens is 0; give a whole number of at least 1"),
+    ("decode", {"seed": "x"}, "seed is 'x'"),
+    ("decode", {"z": [["a", "b"]]}, "z holds what is no number"),
+    ("decode_to_table", {"temperature": float("inf")}, "temperature is inf"),
+    ("decode_round_trip", {"max_tokens": -3}, "max_tokens is -3"),
+    ("decode_round_trip", {"z": np.zeros((2, 4))}, r"z has shape \(2, 4\)"),
+    ("encode", {"smiles": "CCO"}, "smiles is one string, 'CCO'; put it into a list"),
+    ("encode", {"smiles": 7}, "smiles is 7; give a list"),
+    ("log_likelihood", {"smiles": "CCO"}, "smiles is one string"),
+    ("log_likelihood", {"draws": 2.5}, "draws is 2.5; give a whole number of at least 1"),
+    ("interpolate", {"steps": 1}, "steps is 1; give a whole number of at least 2"),
+    ("interpolate", {"temperature": -1}, "temperature is -1"),
+    ("interpolate", {"max_tokens": 1.5}, "max_tokens is 1.5"),
+    ("neighbors", {"n": 0}, "n is 0"),
+    ("neighbors", {"radius": -1}, "radius is -1; give a finite number, at least 0"),
+    ("neighbors", {"seed": -1}, "seed is -1; give a whole number of at least 0"),
+    ("neighbors", {"max_tokens": 0}, "max_tokens is 0"),
+    ("optimize", {"calls": 0}, "calls is 0"),
+    ("optimize", {"calls": 10.0}, "calls is 10.0"),
+    ("optimize", {"min_similarity": 1.1}, "min_similarity is 1.1; give a finite number, at least 0, at most 1"),
+    ("optimize", {"start": "CCO"}, "start is one string"),
+    ("optimize", {"seed": -1}, "seed is -1"),
+    ("optimize", {"max_tokens": 0}, "max_tokens is 0"),
+    ("fit_predictor", {"smiles": "CCO"}, "smiles is one string"),
+    ("fit_predictor", {"values": 3.0}, "values is 3.0; give a list"),
+]
+
+
+@pytest.mark.parametrize(("call", "options", "message"), OUT_OF_RANGE)
+def test_every_call_refuses_an_argument_out_of_range_and_names_it(model, call, options, message):
+    valid = {
+        "sample": {"n": 2},
+        "decode": {"z": np.zeros((1, 5))},
+        "decode_to_table": {"z": np.zeros((1, 5))},
+        "decode_round_trip": {"z": np.zeros((1, 5))},
+        "encode": {},
+        "log_likelihood": {"smiles": ["CCO"]},
+        "interpolate": {"start": "CCO", "end": "CC#N"},
+        "neighbors": {"smiles": "CCO"},
+        "optimize": {"objective": len},
+        "fit_predictor": {"smiles": ["CCO"], "values": [1.0]},
+    }
+    with pytest.raises(MolvaeError, match=message):
+        getattr(model, call)(**valid[call] | options)
+
+
+def test_a_generator_an_array_and_a_column_of_smiles_are_read_as_a_list_is(model, smiles):
+    expected = model.encode(smiles)[0]
+    for values in ((text for text in smiles), np.array(smiles), pd.Series(smiles, index=range(50, 50 + len(smiles)))):
+        assert (model.encode(values)[0] == expected).all()
+    assert model.sample(np.int64(3), max_tokens=5) == model.sample(3, max_tokens=5)
+    bounds = model.log_likelihood(smiles, draws=2)
+    assert (model.log_likelihood((text for text in smiles), draws=2) == bounds).all()
+
+
+def test_strings_are_as_long_as_the_molecules_that_the_model_was_trained_on(vocabulary, sizes, caplog):
+    network = init_vae(len(vocabulary), sizes, seed=1).eval()
+    with torch.no_grad():
+        network.decoder.state_to_logits.bias[EOS] -= 2  # long strings, as of peptides
+    model = Model(network, vocabulary, {"settings": {"featurize": {"max_tokens": 400}}})
+    assert model.max_tokens == 401
+    z = np.random.default_rng(0).normal(size=(30, 5))
+    decoded = model.decode_to_table(z, temperature=1.0)
+    n_cut = 30 - decoded["finished"].sum()
+    assert 0 < n_cut < 20 and f"{n_cut} of 30 strings were cut at 401 tokens (max_tokens)" in caplog.text
+    longer, shorter = (model.decode_to_table(z, temperature=1.0, max_tokens=limit) for limit in (4000, 129))
+    assert longer["finished"].sum() > decoded["finished"].sum() > shorter["finished"].sum()
+    for one, other in ((longer, decoded), (decoded, shorter)):  # what is not cut is the same
+        pd.testing.assert_frame_equal(one[other["finished"]], other[other["finished"]])
+    assert (
+        model.sample(30, seed=1) == model.sample(30, seed=1, max_tokens=401) != model.sample(30, seed=1, max_tokens=9)
+    )
+
+
+@pytest.mark.parametrize("call", ["sample", "decode", "interpolate", "neighbors"])
+def test_every_call_says_how_many_strings_were_cut(model, call, caplog):
+    arguments = {
+        "sample": (5,),
+        "decode": (np.zeros((5, 5)),),
+        "interpolate": ("CCO", "CC#N", 5),
+        "neighbors": ("CCO", 5),
+    }
+    getattr(model, call)(*arguments[call], max_tokens=1)
+    assert re.search(r"[1-5] of 5 strings were cut at 1 tokens \(max_tokens\)", caplog.text)
+
+
+def test_a_search_scores_no_molecule_whose_string_was_cut():
+    model = molvae.load("pretrained:moses-latent")
+    z = model.encode(["COc1ccc(NC(=O)CN2CCOCC2)cc1", "CC(=O)Nc1ccc(O)cc1", "CCO"])[0]
+    whole = model.decode_round_trip(z)
+    lengths = np.diff(model.tokenize(whole)[1].offsets)
+    limit = int(np.median(lengths)) + 1
+    assert model.decode_round_trip(z, max_tokens=limit) == [
+        text if length < limit else "" for text, length in zip(whole, lengths, strict=True)
+    ]
+    assert all(whole) and (lengths >= limit).any()
+
+
+def test_the_id_of_a_model_is_that_of_what_gives_its_latent_points_their_meaning(model, folder, vocabulary):
+    assert model.id == molvae.load(folder).id and len(model.id) == 16
+    swapped = replace(vocabulary, symbols=(*vocabulary.symbols[:-2], *vocabulary.symbols[:-3:-1]))
+    assert Model(model.network, swapped, model.card).id != model.id
+    with torch.no_grad():
+        model.network.encoder.to_latent.bias[0] += 1e-3
+    assert Model(model.network, model.vocabulary, model.card).id != model.id
 
 
 def test_encoding_or_decoding_nothing_gives_nothing(model):
@@ -82,8 +188,8 @@ def test_encoding_or_decoding_nothing_gives_nothing(model):
 
 
 def test_a_single_smiles_is_not_encoded_as_a_list_of_letters(model):
-    with pytest.raises(MolvaeError, match="this takes a list of SMILES"):
-        model.encode("CCO")
+    with pytest.raises(MolvaeError, match="smiles is one string, 'CCO'; put it into a list"):
+        model.tokenize("CCO")
 
 
 def test_a_latent_point_decodes_to_the_same_molecule_alone_and_beside_further_points(model):
@@ -107,7 +213,7 @@ def test_each_model_decodes_under_its_own_bond_constraints(model, monkeypatch):
     ids = vocabulary.encode(tokenize(["[C]", "[S]", "[=Branch1]", "[C]", "[=O]", "[=O]"]))
     assert UNK not in ids
     strings = TokenStrings(np.array([ids]), np.zeros(1), np.ones(1, bool))
-    monkeypatch.setattr("molvae.api.decode_latents", lambda *_: strings)
+    monkeypatch.setattr("molvae.inference.sampling.decode_latents", lambda *_: strings)
     z = np.zeros((1, model.latent_dim))
     assert model.decode(z) == ["CS(=O)=O"]
     assert Model(model.network, changed, {}).decode(z) == ["CSC=O"]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import molvae
 from molvae.cli.main import app
+from molvae.commands.latent_space import decode_file, read_table
 from molvae.errors import MolvaeError
 from molvae.latent import interpolation
 from molvae.latent.likelihood import estimate_log_likelihood
@@ -132,7 +133,7 @@ def test_an_interpolation_from_a_molecule_to_itself_stays_there(model):
 def test_neighbors_of_a_molecule_are_counted_and_compared_with_it(model):
     near, far = (model.neighbors(MORPHOLINE, n=40, radius=radius) for radius in (0.5, 2.0))
     for table in (near, far):
-        assert list(table) == ["smiles", "frequency", "similarity"]
+        assert list(table) == ["smiles", "frequency", "similarity", "finished"]
         assert math.isclose(table["frequency"].sum(), 1) and table["frequency"].is_monotonic_decreasing
         assert table["smiles"].is_unique
     itself = near.set_index("smiles").loc[MORPHOLINE]
@@ -184,18 +185,79 @@ def test_molecules_are_encoded_and_decoded_row_for_row_by_the_commands(tmp_path,
     run("encode", tmp_path / "in.csv", *name, "--out", tmp_path / "z.parquet")
     table = pd.read_parquet(tmp_path / "z.parquet")
     assert table["row"].tolist() == [1, 2, 3] and table["smiles"].tolist() == molecules
-    assert table.iloc[1, 2:].isna().all() and table.iloc[[0, 2], 2:].notna().all(axis=None)
+    assert (table["model_id"] == model.id).all()
+    assert table.iloc[1, 3:].isna().all() and table.iloc[[0, 2], 3:].notna().all(axis=None)
     run("decode", tmp_path / "z.parquet", *name, "--draws", 2, "--temperature", 1, "--out", tmp_path / "decoded.csv")
     decoded = pd.read_csv(tmp_path / "decoded.csv", keep_default_na=False)
     assert decoded["row"].tolist() == [1, 1, 2, 2, 3, 3] and decoded["draw"].tolist() == [1, 2] * 3
     assert (decoded["smiles"] == "").tolist() == [False, False, True, True, False, False]
+    assert decoded["finished"].tolist() == ["True", "True", "", "", "True", "True"]
     run("likelihood", tmp_path / "in.csv", *name, "--draws", 4, "--out", tmp_path / "likelihood.csv")
     bounds = pd.read_csv(tmp_path / "likelihood.csv")["log_likelihood"]
     np.testing.assert_allclose(bounds, model.log_likelihood(molecules, draws=4), rtol=1e-4)
     printed = run("interpolate", MORPHOLINE, PARACETAMOL, *name, "--steps", 4)
-    path = [line.split(",", 1)[1] for line in printed.split()[1:]]
+    path = [line.split(",")[1] for line in printed.split()[1:]]
     assert path == model.interpolate(MORPHOLINE, PARACETAMOL, 4)
-    assert run("neighbors", MORPHOLINE, *name, "-n", 10).startswith("smiles,frequency,similarity\n" + MORPHOLINE)
+    assert run("neighbors", MORPHOLINE, *name, "-n", 10).startswith(
+        "smiles,frequency,similarity,finished\n" + MORPHOLINE
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_latent_points_of_another_model_are_refused_by_decode(tmp_path, suffix):
+    (tmp_path / "in.smi").write_text(f"{MORPHOLINE}\n{PARACETAMOL}\n")
+    points, decoded = tmp_path / f"z{suffix}", tmp_path / "decoded.csv"
+    run("encode", tmp_path / "in.smi", "--model", "pretrained:moses-latent", "--out", points)
+    with pytest.raises(MolvaeError, match=r"are of model [0-9a-f]{16}, and this one is [0-9a-f]{16}. Give the model"):
+        run("decode", points, "--model", "pretrained:moses", "--out", decoded)
+    run("decode", points, "--model", "pretrained:moses-latent", "--out", decoded)
+    assert pd.read_csv(decoded)["smiles"].notna().all()
+
+
+def test_an_id_of_digits_is_compared_as_text_and_a_missing_one_is_no_other_model(tmp_path, folder):
+    model = molvae.load(folder)
+    for ids, is_refused in ((["0012345678901234", "0012345678901234"], True), ([model.id, ""], False), (None, False)):
+        table = pd.DataFrame(np.zeros((2, 5)), columns=[f"z_{k}" for k in range(5)])
+        (table if ids is None else table.assign(model_id=ids)).to_csv(tmp_path / "z.csv", index=False)
+        if is_refused:
+            with pytest.raises(MolvaeError, match="of model 0012345678901234"):
+                decode_file(tmp_path / "z.csv", folder)
+        else:
+            assert len(decode_file(tmp_path / "z.csv", folder)) == 2
+
+
+def test_commands_cut_at_max_tokens_say_so_in_their_tables(tmp_path, caplog):
+    name = ("--model", "pretrained:moses-latent", "--max-tokens", 4)
+    pd.DataFrame(np.zeros((3, 64)), columns=[f"z_{k}" for k in range(64)]).to_csv(tmp_path / "z.csv", index=False)
+    for command in (
+        ("decode", tmp_path / "z.csv"),
+        ("interpolate", MORPHOLINE, PARACETAMOL),
+        ("neighbors", MORPHOLINE, "-n", 5),
+    ):
+        caplog.clear()
+        run(*command, *name, "--out", tmp_path / "out.csv")
+        assert not pd.read_csv(tmp_path / "out.csv")["finished"].all(), command
+        assert "strings were cut at 4 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.tsv", 'name\tz_0\n"2-amino\t1\nmorpholine"\t2\n', [1, 2]),  # quotation marks that are no quotes
+        ("b.csv", 'name,z_0\n"x, y",1\n\nz,2\n', [1, np.nan, 2]),
+        ("c.csv", '\ufeffname,z_0\n"x,1\ny",2\n', "row 1 is damaged: record_over_several_lines"),
+        ("d.csv", "name,z_0\nx,1\ny,2,3\n", "row 2 is damaged: too_many_columns"),
+        ("e.csv", "name,z_0\nx,1\n,\n", [1, np.nan]),
+        ("f.smi", "CCO 1\n", "a .smi file has no columns"),
+    ],
+)
+def test_a_table_of_points_has_a_row_for_each_line_or_is_refused(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    if isinstance(expected, str):
+        with pytest.raises(MolvaeError, match=expected):
+            read_table(tmp_path / name)
+    else:
+        np.testing.assert_equal(read_table(tmp_path / name)["z_0"].to_numpy(float), expected)
 
 
 def test_a_damaged_row_is_encoded_as_nan_whatever_it_holds(tmp_path):

@@ -216,7 +216,7 @@ def test_model_search_scores_only_molecules_similar_to_the_given_one(model):
     ("settings", "message"),
     [
         ({"calls": 0}, "calls is 0"),
-        ({"min_similarity": 1.5}, "similarity 1.5"),
+        ({"min_similarity": 1.5}, "min_similarity is 1.5"),
         ({"start": ["nonsense"]}, "'nonsense': not_smiles"),
         ({"similar_to": "C[Si](C)(C)C"}, "the model does not know"),
         ({"objective": "logp"}, "no objective 'logp'"),

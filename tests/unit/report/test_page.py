@@ -404,6 +404,14 @@ def test_report_warns_of_samples_that_ran_out_of_tries(
     assert ("40 of 60 samples do not survive the round trip" in get_text(folder.render())) is is_warning
 
 
+def test_report_warns_of_samples_that_were_cut(folder: ExperimentFolder) -> None:
+    counts = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0}
+    for truncated in (0, 7):
+        folder.write_json("samples/counts.json", counts | {"truncated": truncated})
+        text = get_text(folder.render())
+        assert ("7 of 60 samples were cut at sample.max_tokens" in text) is bool(truncated)
+
+
 def test_report_gives_the_commands_that_reproduce_it(page: str) -> None:
     text = get_text(page)
     assert "git checkout 3f2e1d0c # there were uncommitted changes" in text

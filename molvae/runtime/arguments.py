@@ -1,0 +1,64 @@
+"""Checks of the arguments of public calls: one error that names the argument, its value and its range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+from molvae.errors import MolvaeError
+
+Item = TypeVar("Item")
+
+
+def check_integer(name: str, value: Any, at_least: int | None = None) -> int:
+    """Check that an argument is a whole number, and not below the least.
+
+    Raises:
+        MolvaeError: it is another kind of value (10.0 and True are), or too small.
+
+    >>> check_integer("n", 3, 1)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or (at_least is not None and value < at_least):
+        least = "" if at_least is None else f" of at least {at_least}"
+        raise MolvaeError(f"{name} is {value!r}; give a whole number{least}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, at_least: float = -math.inf, at_most: float = math.inf) -> float:
+    """Check that an argument is a finite number in a range.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        at_least: least value.
+        at_most: largest value.
+
+    Raises:
+        MolvaeError: it is another kind of value, not finite, or out of the range.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not at_least <= value <= at_most:
+        limits = {"at least": at_least, "at most": at_most}
+        wanted = ["a finite number", *(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))]
+        raise MolvaeError(f"{name} is {value!r}; give {', '.join(wanted)}.")
+    return float(value)
+
+
+def check_list(name: str, values: Iterable[Item]) -> list[Item]:
+    """Make a list of an argument that may be any iterable but a string.
+
+    Raises:
+        MolvaeError: it is one string, or no iterable.
+
+    >>> check_list("smiles", ("C", "CC"))
+    ['C', 'CC']
+    """
+    if isinstance(values, str | bytes):
+        raise MolvaeError(f"{name} is one string, {values!r}; put it into a list.")
+    try:
+        return list(values)
+    except TypeError:
+        raise MolvaeError(f"{name} is {values!r}; give a list.") from None
