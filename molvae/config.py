@@ -7,12 +7,13 @@ The classes are the only definition. `config/config.yaml` repeats them with comm
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from molvae.chemistry.descriptor_table import NUMERIC_DESCRIPTORS
-from molvae.data.formats import find_suffix
+from molvae.data.formats import READABLE_SUFFIXES, find_suffix
 from molvae.errors import ConfigError, suggest_nearest
 from molvae.model_io.pretrained import resolve_model_folder
 
@@ -38,9 +39,9 @@ class DataSettings(Section):
     """Where the molecules come from."""
 
     source: str = Field(
-        description="'moses', a path, or a URL: .smi, .csv, .tsv or .parquet, each but parquet also as .gz"
+        description="'moses', a path, or a URL: .smi (.smiles, .ism, .txt), .csv, .tsv or .parquet, text also as .gz"
     )
-    column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi")
+    column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi without a header")
     split_column: str = Field(
         "SPLIT",
         description="column that names train, valid, test, …; without SPLIT (or split) a hash of the molecule splits",
@@ -249,6 +250,14 @@ class ValidateSettings(Section):
         "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
     )
     baselines: bool = Field(True, description="also score random tokens, shuffled latent points and training molecules")
+
+    @field_validator("reference")
+    @classmethod
+    def _check_reference(cls, reference: str) -> str:
+        if re.search(r"[./\\]", reference) and find_suffix(reference) is None:
+            kinds = ", ".join(READABLE_SUFFIXES)
+            raise ValueError(f"no kind of file that molvae reads ({kinds}), and no name of a split")
+        return reference
 
     @property
     def reference_is_split(self) -> bool:

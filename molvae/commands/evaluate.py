@@ -15,8 +15,9 @@ import pandas as pd
 from molvae.chemistry.selfies_codec import Constraints, build_constraints, encode_smiles
 from molvae.data.moses import MOSES
 from molvae.data.readers import Row, find_smiles_column, read_column_names, read_rows
+from molvae.data.unreadable import explain_unreadable
 from molvae.data.vocabulary import Vocabulary
-from molvae.errors import Rejected
+from molvae.errors import DataError, Rejected
 from molvae.metrics.baselines import sample_random_tokens
 from molvae.metrics.definitions import RANDOM_BASELINE, TRAINING_SET_REFERENCE
 from molvae.metrics.evaluation import Baseline, evaluate_samples
@@ -24,6 +25,7 @@ from molvae.metrics.molecule_table import describe_selfies, describe_smiles, war
 from molvae.metrics.reference_cache import get_cache_folder, load_cached_references, load_cached_training_set
 from molvae.metrics.reference_sets import TrainingSet
 from molvae.metrics.sample_set import SampleSet
+from molvae.runtime.arguments import check_integer
 from molvae.runtime.files import atomic_write
 from molvae.runtime.provenance import get_versions
 from molvae.runtime.workers import Workers
@@ -31,6 +33,7 @@ from molvae.runtime.workers import Workers
 log = logging.getLogger(__name__)
 MAX_ALPHABET_MOLECULES = 2000  # training molecules whose symbols and lengths the random strings have
 NO_TRAINING = "none"  # what settings call it
+MIN_VALID = 0.05  # of the samples; fewer are more likely a misread file than a generator
 FLAGGED_COLUMNS = ("row", "smiles", "reason", "structural_flags", "alerts", "sa", "qed", "mw", "logp")
 
 
@@ -47,7 +50,7 @@ def evaluate(
     threads: int = 1,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Compute the metrics of samples in a file (.smi, .csv, .tsv, .parquet, text also .gz), as metrics.json has them.
+    """Compute the metrics of samples in a file (of READABLE_SUFFIXES, text also .gz), as metrics.json has them.
 
     Args:
         file: samples, one a row. A column `selfies` says what strings they were decoded from.
@@ -63,8 +66,10 @@ def evaluate(
         device: for ChemNet and similarities.
 
     Raises:
-        DataError: a file cannot be read or has no row, or no column of that name.
+        DataError: a file cannot be read or has no row, or no column of that name; or none of its rows is a molecule.
     """
+    check_integer("threads", threads, 1)
+    check_integer("seed", seed)
     import torch
 
     torch.set_num_threads(threads)
@@ -83,6 +88,7 @@ def evaluate(
         samples = SampleSet(table, workers=workers, device=device)
         if flagged:
             _write_flagged(table.assign(row=range(1, len(rows) + 1), smiles=[row.smiles for row in rows]), flagged)
+        _require_molecules(file, rows, table)
         baselines: Iterable[Baseline] = ()
         if training and with_baselines:
             baselines = _iter_baselines(training, len(rows), seed, workers, device)
@@ -101,10 +107,22 @@ def evaluate(
     }  # fmt: skip
 
 
+def _require_molecules(file: Path, rows: Sequence[Row], table: pd.DataFrame) -> None:
+    """Refuse a file without a molecule, and warn of one with hardly any: the wrong column was read, most likely."""
+    is_valid = table["is_valid"].to_numpy(bool)
+    if is_valid.mean() >= MIN_VALID:
+        return
+    first = int(np.argmin(is_valid))
+    explanation = explain_unreadable(file, rows[first].smiles, str(table["reason"].iloc[first]))
+    if not is_valid.any():
+        raise DataError(f"{file}: none of {len(rows)} rows is a molecule. {explanation}")
+    log.warning("%s: only %d of %d rows are molecules. %s", file, is_valid.sum(), len(rows), explanation)
+
+
 def _read_samples(file: Path, column: str | None) -> tuple[list[Row], list[str | None] | None]:
     """All rows, and the SELFIES strings where the file has them; None where a row has none."""
     rows = list(read_rows(file, find_smiles_column(file, column)))
-    if "selfies" not in read_column_names(file):
+    if "selfies" not in read_column_names(file, column):
         return rows, None
     return rows, [row.smiles or None for row in read_rows(file, "selfies")]
 

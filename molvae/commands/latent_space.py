@@ -6,6 +6,7 @@ Tables go out as .csv or .parquet, a row for each row of the input, in its order
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import pandas as pd
 
 from molvae.api import load
 from molvae.data.formats import TABLE_SUFFIXES, find_suffix, has_suffix
-from molvae.data.readers import Row, find_smiles_column, read_column_names, read_rows
+from molvae.data.readers import SPLIT_COLUMN, Row, find_smiles_column, read_column_names, read_rows
+from molvae.data.text_tables import WHITE_SPACE, find_layout
+from molvae.data.unreadable import require_a_molecule
 from molvae.errors import DataError, MolvaeError, suggest_nearest
 from molvae.runtime.files import atomic_write
 
+log = logging.getLogger(__name__)
 TEXT_COLUMNS = {"model_id": str, "smiles": str}  # digits of an id are no number
 
 
@@ -26,7 +30,7 @@ def encode_file(file: Path, model: Path, column: str | None = None) -> pd.DataFr
 
     `model_id` says which model the points belong to (`molvae.api.Model.id`).
     """
-    rows, loaded = list(read_rows(file, find_smiles_column(file, column))), load(model)
+    rows, loaded = _read_molecules(file, column), load(model)
     mu, logvar = loaded.encode([row.usable_smiles for row in rows])
     parts = {"mu": mu, "logvar": logvar}
     values = {f"{name}_{k}": part[:, k] for name, part in parts.items() for k in range(mu.shape[1])}
@@ -48,7 +52,7 @@ def score_likelihood(
     Returns:
         columns row, smiles, log_likelihood.
     """
-    rows = list(read_rows(file, find_smiles_column(file, column)))
+    rows = _read_molecules(file, column)
     bounds = load(model).log_likelihood([row.usable_smiles for row in rows], draws=draws, seed=seed)
     return _build_table(rows, log_likelihood=bounds)
 
@@ -170,17 +174,30 @@ def predict_property(
     Raises:
         DataError: the file has no such column.
     """
-    if not (names := read_column_names(file)):
-        raise DataError(f"{file}: a .smi file has no columns; give a table with a column {target!r}.")
+    if not (names := read_column_names(file, column)):
+        raise DataError(f"{file}: a file without a header has no columns; give a table with a column {target!r}.")
     if target not in names:
         raise DataError(f"{file}: no column {target!r}.{suggest_nearest(target, names)}")
-    rows = list(read_rows(file, find_smiles_column(file, column), target))
-    texts = pd.Series([row.split for row in rows], dtype=object)  # the reader gives the target as the split
+    rows = _read_molecules(file, column, target)
+    texts = pd.Series([row.split or None for row in rows], dtype=object)  # the reader gives the target as the split
     values = pd.to_numeric(texts, errors="coerce").to_numpy(float)
+    if len(no_numbers := texts[np.isnan(values) & texts.notna()]):
+        log.warning(
+            "%s: %d of %d values in column %r are text and count as missing (row %d: %r). Write numbers with a decimal "
+            "point, without signs such as > or a unit.",
+            file, len(no_numbers), texts.count(), target, no_numbers.index[0] + 1, no_numbers.iloc[0],
+        )  # fmt: skip
     predictor = load(model).fit_predictor([row.usable_smiles or "" for row in rows], values, seed=seed)
     predicted = predictor.predict_at(predictor.points)
     predicted[predictor.rows] = predictor.out_of_fold
     return _build_table(rows, value=values, predicted=predicted), predictor.scores
+
+
+def _read_molecules(file: Path, column: str | None, split_column: str = SPLIT_COLUMN) -> list[Row]:
+    """All rows of a file, of which one at least is a molecule."""
+    rows = list(read_rows(file, find_smiles_column(file, column), split_column))
+    require_a_molecule(file, [row.usable_smiles for row in rows])
+    return rows
 
 
 def check_table_path(out: str) -> None:
@@ -218,14 +235,21 @@ def read_table(file: Path) -> pd.DataFrame:
     """
     names = read_column_names(file)
     if not names:
-        raise DataError(f"{file}: a .smi file has no columns; give a table, .csv, .tsv or .parquet.")
+        raise DataError(f"{file}: a file without a header has no columns; give a table, .csv, .tsv or .parquet.")
     if problems := [(number, row.problem) for number, row in enumerate(read_rows(file, names[0]), 1) if row.problem]:
         raise DataError(f"{file}: row {problems[0][0]} is damaged: {problems[0][1]}. Correct or remove it.")
-    suffix = find_suffix(file.name)
-    if suffix == ".parquet":
-        return pd.read_parquet(file)
-    if suffix == ".tsv":
-        table = pd.read_csv(file, sep="\t", quoting=csv.QUOTE_NONE, dtype=TEXT_COLUMNS, skip_blank_lines=False)
+    if find_suffix(file.name) == ".parquet":
+        table = pd.read_parquet(file)
     else:
-        table = pd.read_csv(file, dtype=TEXT_COLUMNS, skip_blank_lines=False)
-    return table.rename(columns=lambda name: str(name).strip())
+        encoding, delimiter = find_layout(file, names[0])
+        has_quotes = delimiter not in {"\t", WHITE_SPACE}
+        table = pd.read_csv(
+            file,
+            sep=r"\s+" if delimiter == WHITE_SPACE else delimiter,
+            quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
+            encoding=encoding,
+            encoding_errors="backslashreplace",
+            dtype=TEXT_COLUMNS,
+            skip_blank_lines=False,
+        )
+    return table.rename(columns=lambda name: str(name).strip().strip('"'))

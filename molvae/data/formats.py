@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-READABLE_SUFFIXES = (".smi", ".csv", ".tsv", ".parquet")  # tables of molecules; text formats also with .gz
+SMILES_SUFFIXES = (".smi", ".smiles", ".ism", ".txt")  # a molecule a line; a header makes a table of it
+READABLE_SUFFIXES = (*SMILES_SUFFIXES, ".csv", ".tsv", ".parquet")  # tables of molecules; text formats also with .gz
 TABLE_SUFFIXES = (".csv", ".parquet")  # tables of results
 SAMPLE_SUFFIXES = (".csv", ".parquet", ".smi")
 
@@ -20,5 +21,9 @@ def find_suffix(name: str) -> str | None:
 
 
 def has_suffix(path: str, suffixes: tuple[str, ...]) -> bool:
-    """Tell whether results can be written to a path: it is `-` for stdout, or ends in one of the suffixes."""
-    return path == "-" or Path(path).suffix in suffixes
+    """Tell whether results can be written to a path: it is `-` for stdout, or ends in one of the suffixes.
+
+    >>> has_suffix("scores.CSV", TABLE_SUFFIXES)
+    True
+    """
+    return path == "-" or Path(path).suffix.lower() in suffixes

@@ -1,33 +1,31 @@
-"""Any file of SMILES as one stream of rows: .smi, .csv, .tsv, .parquet, each but parquet also as .gz.
+"""Any file of SMILES as one stream of rows: those of READABLE_SUFFIXES, each but parquet also as .gz.
 
-Rows are numbered from 1, a header not counted. Every line of a text file becomes a row, readable or not. In .csv a
-field may be quoted; a record over several lines is as many damaged rows, because a stray quotation mark looks the same.
-In .tsv quotation marks are text, but for a pair around a whole field.
+Rows are numbered from 1, a header not counted. Every line of a text file becomes a row, readable or not. A record over
+several lines is as many damaged rows, because a stray quotation mark looks the same.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TextIO, cast
+from typing import NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
-from molvae.data.formats import READABLE_SUFFIXES, find_suffix
+from molvae.data.formats import READABLE_SUFFIXES, SMILES_SUFFIXES, find_suffix
+from molvae.data.text_tables import SMILES_COLUMNS, find_layout, iter_records, open_text, read_smiles
 from molvae.errors import DataError, suggest_nearest
 from molvae.runtime.files import atomic_write
 
 ROW_GROUP = 2000  # rows; the unit in which later stages divide work among cores
 SPLIT_COLUMN = "SPLIT"
 SPLIT_LIKE_NAMES = frozenset({"set", "subset", "partition", "fold", "splits", "split_name", "data_split", "dataset"})
-MAX_FIELD = 10_000_000  # characters of a field; more are an open quotation mark
-SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles")
+READ_ERRORS = (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error, UnicodeError)
 
 
 class RowGroupWriter:
@@ -88,47 +86,63 @@ def read_rows(path: Path, column: str, split_column: str = SPLIT_COLUMN) -> Iter
 
     Args:
         path: a file of one of READABLE_SUFFIXES.
-        column: name of the SMILES column; .smi has none: there the SMILES ends at the first white space.
+        column: name of the SMILES column. A file of one of SMILES_SUFFIXES without a header has none: there a line
+            begins with the SMILES; with a header, a usual name stands for one that is missing.
         split_column: name of the split column; a file may lack one that is called SPLIT, but not another. SPLIT also
             stands for `split` and `Split`.
 
     Raises:
-        DataError: no such file or an unknown suffix, at once; no such column, no row, or a file of another format than
-            its suffix says, while it is read.
+        DataError: no such file or an unknown suffix, at once; no such column or two of its name, no row, or a file of
+            another format than its suffix says, while it is read.
     """
     path = Path(path)
-    suffix = _require_suffix(path)
-    if suffix == ".parquet":
+    if _require_suffix(path) == ".parquet":
         return _require_a_row(path, _iter_parquet_rows(path, column, split_column))
-    return _require_a_row(path, _iter_text_rows(path, suffix, column, split_column))
+    return _require_a_row(path, _iter_text_rows(path, column, split_column))
 
 
-def read_column_names(path: Path) -> list[str]:
-    """Read the names of a file's columns; none for .smi.
+def read_column_names(path: Path, column: str | None = None) -> list[str]:
+    """Read the names of a file's columns; none for a file of SMILES without a header.
+
+    Args:
+        path: a file of one of READABLE_SUFFIXES.
+        column: name of the SMILES column, if it is known: it helps to find the delimiter.
 
     Raises:
         DataError: as in `read_rows`.
     """
-    suffix = _require_suffix(Path(path))
+    path = Path(path)
+    suffix = _require_suffix(path)
     try:
         if suffix == ".parquet":
-            return list(pyarrow.parquet.read_schema(path).names)
-        if suffix == ".smi":
+            return [name.strip() for name in pyarrow.parquet.read_schema(path).names]
+        encoding, delimiter = find_layout(path, column)
+        if delimiter is None:
             return []
-        with _open_text(Path(path)) as file:
-            header, _ = next(_iter_records(file, suffix), ([], []))
+        with open_text(path, encoding) as file:
+            header, _ = next(iter_records(file, delimiter), ([], []))
         return [name.strip() for name in header]
-    except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error) as err:
+    except READ_ERRORS as err:
         raise _make_read_error(path, err) from err
 
 
+def find_delimiter(path: Path, column: str | None = None) -> str | None:
+    """Find what separates the fields of a file, see `molvae.data.text_tables.Layout`; None: it is parquet, or no table.
+
+    Args:
+        path: a file of one of READABLE_SUFFIXES.
+        column: name of the SMILES column, if it is known.
+    """
+    return None if _require_suffix(path) == ".parquet" else find_layout(path, column).delimiter
+
+
 def find_smiles_column(path: Path, column: str | None = None) -> str:
-    """Find the column of a file that holds the SMILES: `column`, or the first of SMILES_COLUMNS; "" for .smi.
+    """Find the column of a file that holds the SMILES: `column`, or the first of SMILES_COLUMNS; "" where it has none.
 
     Raises:
         DataError: none of its columns is called so.
     """
-    names = read_column_names(path)
+    names = read_column_names(path, column)
     if column or not names:
         return column or ""
     if known := next((name for name in SMILES_COLUMNS if name in names), None):
@@ -166,52 +180,21 @@ def _require_suffix(path: Path) -> str:
     return suffix
 
 
-def _iter_text_rows(path: Path, suffix: str, column: str, split_column: str) -> Iterator[Row]:
+def _iter_text_rows(path: Path, column: str, split_column: str) -> Iterator[Row]:
     try:
-        with _open_text(path) as file:
-            if suffix == ".smi":
+        encoding, delimiter = find_layout(path, column)
+        with open_text(path, encoding) as file:
+            if delimiter is None:
                 for line in file:
-                    yield _make_row(*(line.split(maxsplit=1)[:1] or [""]))
+                    yield _make_row(read_smiles(line))
             else:
-                yield from _iter_delimited_rows(path, _iter_records(file, suffix), column, split_column)
-    except (OSError, EOFError, zlib.error) as err:
+                yield from _iter_delimited_rows(path, iter_records(file, delimiter), column, split_column)
+    except READ_ERRORS as err:
         raise _make_read_error(path, err) from err
-
-
-def _iter_records(file: TextIO, suffix: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Iterate over the records of a table: the fields of each, and the lines that it takes."""
-    if suffix == ".tsv":
-        for line in file:
-            text = line.rstrip("\n")
-            yield [_unquote(field) for field in text.split("\t")] if text else [], [text]
-        return
-    csv.field_size_limit(max(MAX_FIELD, csv.field_size_limit()))
-    lines: list[str] = []
-
-    def iter_lines() -> Iterator[str]:
-        for line in file:
-            lines.append(line.rstrip("\n"))
-            yield line
-
-    for record in csv.reader(iter_lines(), strict=True):
-        yield record, lines.copy()
-        lines.clear()
-
-
-def _unquote(field: str) -> str:
-    """Remove a pair of quotation marks around a whole field, as R and pandas write them."""
-    is_quoted = len(field) >= 2 and field[0] == field[-1] == '"'
-    return field[1:-1].replace('""', '"') if is_quoted else field
 
 
 def _make_read_error(path: Path, err: Exception) -> DataError:
     return DataError(f"{path}: cannot be read ({err}). Is it whole, and of the kind its name says?")
-
-
-def _open_text(path: Path) -> TextIO:
-    """Open text with any line ends and without byte-order mark; bytes that are no UTF-8 come through marked."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=None))
 
 
 def _iter_delimited_rows(
@@ -242,13 +225,25 @@ def _iter_delimited_rows(
 def _find_columns(path: Path, header: list[str], column: str, split_column: str) -> tuple[int, int]:
     """Find where the two columns stand; -1 for a split column that the file may lack."""
     names = [name.strip() for name in header]
+    if column not in names and find_suffix(path.name) in SMILES_SUFFIXES:  # which need no column to be named
+        column = next(name for name in SMILES_COLUMNS if name in names)
     split = find_split_column(names, split_column)
     for name in (column, split):
-        if name is not None and name not in names:
-            hint = suggest_nearest(name, names)
+        if name is not None and names.count(name) != 1:
             where = "--column on the command line, data.column and data.split_column in the config"
-            raise DataError(f"{path}: no column {name!r}.{hint} Name one that is there ({where}).")
+            if name in names:
+                raise DataError(f"{path}: {names.count(name)} columns are called {name!r}. Rename all but one.")
+            raise DataError(
+                f"{path}: no column {name!r}.{_describe_header(name, names)} Name one that is there ({where})."
+            )
     return names.index(column), -1 if split is None else names.index(split)
+
+
+def _describe_header(name: str, names: list[str]) -> str:
+    """Suggest a column; of a table that seems to have one only, say which delimiters are known."""
+    if len(names) == 1:
+        return f" The header is {names[0]!r}, with none of the delimiters comma, semicolon, tab and |."
+    return suggest_nearest(name, names)
 
 
 def _make_row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:
@@ -268,8 +263,21 @@ def _iter_parquet_rows(path: Path, column: str, split_column: str) -> Iterator[R
         column, split_column = names[at], names[split_at]  # with the blanks that they may have at their ends
         columns = [column, split_column] if split_at >= 0 else [column]
         for batch in file.iter_batches(ROW_GROUP, columns=columns):
-            splits = batch[split_column].to_pylist() if split_at >= 0 else [None] * len(batch)
-            for smiles, split in zip(batch[column].to_pylist(), splits, strict=True):
-                yield _make_row("" if smiles is None else str(smiles), None if split is None else str(split))
-    except (pyarrow.ArrowInvalid, OSError) as err:
+            splits = _read_texts(batch[split_column]) if split_at >= 0 else [None] * len(batch)
+            for smiles, split in zip(_read_texts(batch[column]), splits, strict=True):
+                yield _make_row(smiles or "", split)
+    except (pyarrow.ArrowException, OSError) as err:
         raise DataError(f"{path}: cannot be read as parquet ({err}).") from err
+
+
+def _read_texts(values: pyarrow.Array) -> list[str | None]:
+    """Values as text; bytes that are no UTF-8 come through marked."""
+    if pyarrow.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    is_text = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
+    if is_text or pyarrow.types.is_string_view(values.type):
+        values = values.cast(pyarrow.large_binary())
+    return [
+        value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else None if value is None else str(value)
+        for value in values.to_pylist()
+    ]

@@ -61,7 +61,11 @@ class Predictor:
         Raises:
             MolvaeError: fewer than MIN_MOLECULES are left, or there are not as many values as molecules.
         """
-        smiles, targets = list(smiles), np.asarray(values, float)
+        smiles = list(smiles)
+        try:
+            targets = np.asarray(values, float)
+        except (TypeError, ValueError) as err:
+            raise MolvaeError(f"values hold what is no number ({err}); give NaN where there is none.") from None
         if len(smiles) != len(targets):
             raise MolvaeError(f"{len(smiles)} molecules and {len(targets)} values; one for each is needed.")
         self._encode = encode

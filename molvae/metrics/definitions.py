@@ -23,6 +23,7 @@ class MetricDefinition(NamedTuple):
         depends_on_n: whether its expected value moves with n, so that only values at equal n can be compared.
         identity_only: whether it needs no more than which molecules the samples are, no descriptors: computed for
             every baseline.
+        undefined: why it has no value where it has none.
     """
 
     better: Literal["higher", "lower", "none"]
@@ -32,12 +33,14 @@ class MetricDefinition(NamedTuple):
     min_n: int = 1
     depends_on_n: bool = False
     identity_only: bool = False
+    undefined: str = "no finite value came out"  # the reason where the metric has no value
 
 
 METRICS = {
     "valid": MetricDefinition(
         "higher",
-        "fraction of samples that RDKit accepts and that hold an atom; SELFIES make it 1",
+        "fraction of samples that RDKit accepts and that hold an atom; SELFIES make it 1. A wildcard atom (*) is "
+        "invalid here and valid in MOSES' own code",
         implementation=RDKIT,
         identity_only=True,
     ),
@@ -74,12 +77,18 @@ METRICS = {
         "molvae",
         min_n=100,
     ),
-    "Frag": MetricDefinition("higher", "cosine similarity of the counts of BRICS fragments", min_n=100),
+    "Frag": MetricDefinition(
+        "higher",
+        "cosine similarity of the counts of BRICS fragments",
+        min_n=100,
+        undefined="no sample, or no molecule of the reference, has a BRICS fragment",
+    ),
     "Scaf": MetricDefinition(
         "higher",
         "cosine similarity of the counts of Murcko scaffolds with two rings or more; rises with n",
         min_n=1000,
         depends_on_n=True,
+        undefined="no sample, or no molecule of the reference, has two rings or more",
     ),
     "IntDiv": MetricDefinition("none", "1 − mean Tanimoto similarity of all pairs", min_n=100),
     "IntDiv2": MetricDefinition("none", "1 − mean over samples of the root of the mean squared similarity", min_n=100),

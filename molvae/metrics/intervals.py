@@ -47,7 +47,12 @@ def estimate_normal(value: float, error: float, low: float = -math.inf, high: fl
     >>> estimate_normal(0.9, 0.1, high=1.0).high
     1.0
     """
-    return Estimate(value, error, max(low, value - Z * error), min(high, value + Z * error))
+    return _make_estimate(value, error, max(low, value - Z * error), min(high, value + Z * error))
+
+
+def _make_estimate(value: float, error: float, low: float, high: float) -> Estimate:
+    """Make an estimate whose interval holds its value, whatever rounding did to the ends."""
+    return Estimate(value, error, min(low, value), max(high, value))
 
 
 def estimate_from_influence(
@@ -107,7 +112,7 @@ def estimate_fraction(hits: int, n: int) -> Estimate:
     fraction = hits / n
     centre = (fraction + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + Z**2 / (4 * n**2))
-    return Estimate(fraction, half / Z, max(0.0, centre - half), min(1.0, centre + half))
+    return _make_estimate(fraction, half / Z, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def estimate_uniqueness(draws: Sequence[Hashable]) -> Estimate:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from molvae.data.moses import MOSES, MOSES_FOLDER, MOSES_SHA256, download_moses_wheel
 from molvae.data.readers import find_smiles_column, read_rows
+from molvae.data.unreadable import require_a_molecule
 from molvae.errors import DataError
 from molvae.metrics import fcd
 from molvae.metrics.reference_sets import (
@@ -132,6 +133,7 @@ def _read_smiles(path: Path, column: str | None) -> list[str]:
     smiles = [row.usable_smiles for row in rows if row.usable_smiles]
     if len(smiles) < 2:
         raise DataError(f"{path}: {len(smiles)} molecules are no set to compare with. Give two or more.")
+    require_a_molecule(path, smiles)
     return smiles
 
 

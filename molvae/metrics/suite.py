@@ -168,7 +168,11 @@ def compute_metrics(metrics: list[Metric]) -> tuple[dict[str, Estimate], dict[st
         if metric.n < min_n:
             refused[metric.name] = f"needs {min_n} molecules, there are {metric.n}"
         else:
-            estimates[metric.name] = metric.compute()
+            estimate = metric.compute()
+            if estimate.value is None or not np.isfinite(estimate.value):
+                refused[metric.name] = metric.definition.undefined
+            else:
+                estimates[metric.name] = estimate
     return estimates, refused
 
 

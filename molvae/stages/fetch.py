@@ -21,6 +21,7 @@ from molvae.data.readers import (
     SPLIT_LIKE_NAMES,
     Row,
     RowGroupWriter,
+    find_delimiter,
     find_split_column,
     read_column_names,
     read_rows,
@@ -65,7 +66,7 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
         raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
     try:
         if settings.source != MOSES:
-            _log_split_column(path, settings.split_column)
+            _log_columns(path, settings)
         splits = _write_rows(rows, out)
     except DataError as err:
         if path.parent != downloads or settings.sha256 or settings.source == MOSES:  # it is what was asked for
@@ -80,10 +81,15 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _log_split_column(path: Path, split_column: str) -> None:
-    """Say which column is taken for the split, and warn of one that looks like it and is not."""
-    names = read_column_names(path)
-    if (taken := find_split_column(names, split_column)) is not None:
+def _log_columns(path: Path, settings: DataSettings) -> None:
+    """Say how a table is read and which column is the split, and warn of one that looks like it and is not."""
+    names = read_column_names(path, settings.column)
+    if not names:
+        log.info("%s: no header; each line begins with a SMILES", path)
+        return
+    if (delimiter := find_delimiter(path, settings.column)) is not None:
+        log.info("%s: a table of %d columns, separated by %r", path, len(names), delimiter)
+    if (taken := find_split_column(names, settings.split_column)) is not None:
         log.info("%s: the split is that of column %s", path, taken)
     elif similar := [name for name in names if name.lower() in SPLIT_LIKE_NAMES]:
         log.warning(

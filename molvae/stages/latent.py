@@ -13,6 +13,7 @@ import torch
 
 from molvae.api import Model, load
 from molvae.data.readers import find_smiles_column, find_split_column, read_column_names, read_rows
+from molvae.data.unreadable import require_a_molecule
 from molvae.errors import DataError
 from molvae.inference.posterior import compute_posterior
 from molvae.latent.diagnostics import compute_diagnostics
@@ -113,11 +114,12 @@ def _read_splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
     splits: dict[str | None, list[_Molecule]] = defaultdict(list)
     for number, row in enumerate(read_rows(file, find_smiles_column(file)), 1):
         splits[row.split or None].append(_Molecule(number, row.usable_smiles))
+    require_a_molecule(file, [molecule.smiles for molecules in splits.values() for molecule in molecules])
     if set(splits) == {None}:
         return splits[None], []
     if not (held_out := splits["test"] or splits["valid"]):
         present = ", ".join(sorted(name for name, rows in splits.items() if name and rows))
-        column = find_split_column([name.strip() for name in read_column_names(file)])
+        column = find_split_column(read_column_names(file))
         raise DataError(f"{file}: column {column!r} holds {present}, and none of it is 'test' or 'valid'.")
     return held_out, splits["train"]
 

@@ -23,6 +23,7 @@ from molvae.config import (
     PropertyName,
     SampleSettings,
     TrainSettings,
+    ValidateSettings,
     build_json_schema,
     merge_settings,
     parse_config,
@@ -297,3 +298,17 @@ def test_the_config_schema_refuses_values_out_of_range(section, key, value):
     content = {"data": {"source": "x"}, section: {key: value}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, build_json_schema())
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_split"),
+    [("moses", False), ("test", True), ("scaffold-split", True), ("holdout.txt", False), ("a/b.smiles.gz", False)],
+)
+def test_a_reference_is_moses_a_file_or_a_split(reference, is_split):
+    assert ValidateSettings(reference=reference).reference_is_split is is_split
+
+
+@pytest.mark.parametrize("reference", ["holdout.dat", "sets/test", "holdout.xlsx", "test.csv.zip", "C:\\\\test"])
+def test_a_reference_that_is_neither_a_split_nor_a_readable_file_is_refused(reference):
+    with pytest.raises(ConfigError, match="no kind of file that molvae reads .*, and no name of a split"):
+        parse_settings(ValidateSettings, {"reference": reference}, "validate.")

@@ -15,6 +15,7 @@ ROOT = Path(str(workflow.current_basedir)).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from molvae.config import parse_config
+from molvae.data.splits import check_reference_split
 from molvae.errors import ConfigError
 from molvae.model_io.card import CARD_FILE, WEIGHTS_FILE
 from molvae.model_io.pretrained import PREFIX, resolve_model_folder
@@ -99,6 +100,23 @@ def dump_settings(*sections):
     return dump
 
 
+def check_reference(wildcards, input):
+    """Check, as soon as the data are there, that the split to compare samples with will be; always None.
+
+    A params function: what it raises ends the run before training, and None never runs a job again.
+    """
+    settings = EXPERIMENTS[wildcards.experiment]
+    counts = Path(get_dataset_file(wildcards, ".json"))
+    if settings.validate_.reference_is_split and counts.exists():
+        given, featurize = json.loads(counts.read_text("utf-8"))["splits"], settings.featurize
+        try:
+            check_reference_split(
+                settings.validate_.reference, given, featurize.valid_fraction, featurize.test_fraction
+            )
+        except ConfigError as err:
+            raise WorkflowError(f"{wildcards.experiment}: {err}")
+
+
 def list_finetune_files(*names):
     """Make an input function: these files of the model folder to fine-tune; empty if there is no such folder."""
 
@@ -127,9 +145,9 @@ def scale_memory(mb):
 
 
 def describe_results():
-    """Describe where the results are, for the last lines of a run."""
-    reports = " ".join(f"results/{name}/report.html" for name in EXPERIMENTS)
-    lines = [f"\nReport: {reports}"]
+    """Describe where the results are, for the last lines of a run; a run of some stages may have made no report."""
+    reports = [path for name in EXPERIMENTS if os.path.exists(path := f"results/{name}/report.html")]
+    lines = [f"\nReport: {' '.join(reports)}" if reports else "\nDone; no report yet, which needs all stages."]
     if TRACKING.enabled:
         from molvae.tracking import make_ui_command
 

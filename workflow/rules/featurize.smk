@@ -18,6 +18,7 @@ rule featurize_shard:
         settings=dump_settings("featurize", "finetune"),
         finetune=compute_finetune_digest,
         code=compute_code_digest("stages.featurize"),
+        reference=check_reference,
     message:
         "{wildcards.experiment}: featurize, shard {wildcards.scatteritem}"
     shell:

@@ -66,12 +66,26 @@ def test_every_row_of_evaluated_samples_is_accounted_for(evaluate_text):
     assert metrics["Novelty"]["value"] == 1 and metrics["Filters"]["value"] < 1  # iron is no usual element
 
 
-@pytest.mark.parametrize("text", ["xx\n\n?\n", "C(C)(C)(C)(C)C\n"], ids=["nonsense", "unphysical"])
-def test_samples_without_a_molecule_get_no_perfect_score(evaluate_text, text):
-    evaluation, metrics = evaluate_text(text)
-    assert {name: metric["value"] for name, metric in metrics.items()} == {"valid": 0, "GuacaMol/validity": 0}
-    assert evaluation["not_computed"]["FCD/Test"] == "needs 1000 molecules, there are 0"
-    assert evaluation["not_computed"]["Novelty"] == "needs 1 molecules, there are 0"
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("xx\n\n?\n", r"none of 3 rows is a molecule. The first row was read as 'xx' \(not_smiles\)"),
+        ("C(C)(C)(C)(C)C\n", r"none of 1 rows is a molecule. .* \(unphysical\). Check which column holds the SMILES"),
+        ("CCO,ethanol\nCCN,amine\n", r"Field 1 of the lines holds molecules \('CCO'\): put the SMILES first"),
+        ("id1 CCO\nid2 CCN\n", r"'id1' \(not_smiles\). Field 2 of the lines holds molecules \('CCO'\)"),
+        ("InChI=1S/CH4/h1H4\n", "That is an InChI; SMILES are needed"),
+        ("[C][Branch1][C][O][N]\n", "That looks like SELFIES; SMILES are needed"),
+    ],
+)
+def test_samples_without_a_molecule_have_no_metrics_and_the_likely_cause_is_said(evaluate_text, text, message):
+    with pytest.raises(DataError, match=message):
+        evaluate_text(text)
+
+
+def test_samples_with_hardly_a_molecule_are_evaluated_with_a_warning(evaluate_text, caplog):
+    _, metrics = evaluate_text("CCO\n" + "x1 CCO\n" * 29)
+    assert metrics["valid"]["value"] == 1 / 30
+    assert "only 1 of 30 rows are molecules. The first row was read as 'x1' (not_smiles). Field 2" in caplog.text
 
 
 def test_a_single_sample_has_fractions_and_no_distances(evaluate_text):

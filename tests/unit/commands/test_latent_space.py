@@ -248,7 +248,7 @@ def test_commands_cut_at_max_tokens_say_so_in_their_tables(tmp_path, caplog):
         ("c.csv", '\ufeffname,z_0\n"x,1\ny",2\n', "row 1 is damaged: record_over_several_lines"),
         ("d.csv", "name,z_0\nx,1\ny,2,3\n", "row 2 is damaged: too_many_columns"),
         ("e.csv", "name,z_0\nx,1\n,\n", [1, np.nan]),
-        ("f.smi", "CCO 1\n", "a .smi file has no columns"),
+        ("f.smi", "CCO 1\n", "a file without a header has no columns"),
     ],
 )
 def test_a_table_of_points_has_a_row_for_each_line_or_is_refused(tmp_path, name, content, expected):

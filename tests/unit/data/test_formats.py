@@ -17,7 +17,10 @@ from molvae.data.formats import READABLE_SUFFIXES, SAMPLE_SUFFIXES, TABLE_SUFFIX
         ("csv", None),
         ("a.csv.zip", None),
         ("a.gz", None),
-        ("a.txt", None),
+        ("a.txt", ".txt"),
+        ("a.SMILES.gz", ".smiles"),
+        ("a.ism", ".ism"),
+        ("a.xlsx", None),
     ],
 )
 def test_readable_suffix_of_a_file_is_found_whatever_its_case_and_compression(name, suffix):
@@ -29,3 +32,4 @@ def test_results_can_be_written_to_stdout_and_to_files_of_the_given_suffixes():
     assert has_suffix("-", TABLE_SUFFIXES) and has_suffix("folder/a.parquet", TABLE_SUFFIXES)
     assert has_suffix("a.smi", SAMPLE_SUFFIXES) and not has_suffix("a.smi", TABLE_SUFFIXES)
     assert not has_suffix("a.csv.gz", TABLE_SUFFIXES) and not has_suffix("csv", TABLE_SUFFIXES)
+    assert has_suffix("A.CSV", TABLE_SUFFIXES) and has_suffix("a.Smi", SAMPLE_SUFFIXES)

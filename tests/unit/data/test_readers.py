@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
@@ -116,6 +117,110 @@ def test_split_column_is_found_in_any_usual_spelling(tmp_path, name):
     assert read(tmp_path / "a.parquet") == [Row("C", "test")]
 
 
+DELIMITED = [
+    # name, lines with the fields separated by "¦", delimiter
+    ("a.csv", ["Name¦SMILES¦pIC50", "x¦CCO¦7,2", "y, z¦C¦", "w¦N¦6,15"], ";"),
+    ("a.csv", ["SMILES¦IC50, nM", "CCO¦7,2", "C¦1,5", "N¦>42"], ";"),
+    (
+        "a.csv",
+        ['"Molecule ChEMBL ID"¦"Molecule Name"¦"Smiles"', '"a"¦"x; y"¦"CCO"', '"b"¦""¦"C"', '"c"¦"5, 6"¦"N"'],
+        ";",
+    ),
+    ("a.csv", ["name¦SMILES", "ethyl, alcohol¦CCO", '5" pipe¦C', '"¦N'], "\t"),
+    ("a.csv", ["SMILES¦name", "CCO¦a,b;c", "C¦x", "N¦"], "|"),
+    ("a.tsv", ["name¦SMILES", "a¦CCO", "b¦C", "c¦N"], ","),
+    ("a.csv", ["SMILES¦name", "CCO¦a", "C¦b", "N¦c"], " "),
+    ("a.csv.gz", ["id¦canonical_smiles", "a¦CCO", "b¦C", "c¦N"], ";"),
+    ("a.txt", ["SMILES¦name", "CCO¦a", "C¦b", "N¦c"], ";"),
+    ("a.smi", ["smiles¦name", "CCO¦ethyl alcohol", "C¦", "N¦am, mo"], " "),
+    ("a.smi", ["name¦Smiles", "ethyl alcohol¦CCO", "b c¦C", "d¦N"], "\t"),
+    ("a.smi", ["id¦SMILES", "1¦CCO", "2¦C", "3¦N"], " "),
+    ("a.smi", ["SMILES", "CCO¦ethyl alcohol", "C¦x y", "N"], " "),
+    ("a.smi", ["SMILES¦name", "CCO¦a", "C¦b", "N¦c"], ","),
+]
+
+
+@pytest.mark.parametrize(("name", "lines", "delimiter"), DELIMITED)
+def test_the_delimiter_of_a_table_is_found_whatever_its_suffix_says(tmp_path, name, lines, delimiter):
+    path = write_file(tmp_path / name, "\n".join(lines).replace("¦", delimiter) + "\n")
+    assert [row.usable_smiles for row in read(path, find_smiles_column(path))] == ["CCO", "C", "N"]
+
+
+def test_a_header_of_a_smi_file_is_no_molecule_and_a_file_without_header_loses_none(tmp_path):
+    with_header = write_file(tmp_path / "a.smi", "smiles name\nCCO ethanol\n")
+    assert read(with_header) == [Row("CCO")] and read_column_names(with_header) == ["smiles", "name"]
+    assert read(write_file(tmp_path / "b.smi", "CCO,ethanol\nC methane\n")) == [Row("CCO,ethanol"), Row("C")]
+    assert read(write_file(tmp_path / "c.smi", "C\n")) == [Row("C")]
+
+
+def test_a_table_with_one_column_that_is_another_says_which_delimiters_are_known(tmp_path):
+    path = write_file(tmp_path / "a.csv", "structure:pIC50\nCCO:7\n")
+    with pytest.raises(
+        DataError, match="header is 'structure:pIC50', with none of the delimiters comma, semicolon, tab"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.smi", "a.tsv.gz"])
+def test_text_with_a_byte_order_mark_is_read_and_utf_16_without_one_is_named(tmp_path, encoding, name):
+    lines = ["SMILES\tname", "CCO\tÄthanol", "C\tmethane"] if name != "a.smi" else ["CCO Äthanol", "C methane"]
+    content = "\n".join(lines).encode(encoding)
+    path = write_file(tmp_path / name, content)
+    if encoding in {"utf-16-le", "utf-16-be"}:
+        with pytest.raises(DataError, match="perhaps UTF-16. Save it as UTF-8"):
+            read(path)
+    else:
+        assert read(path) == [Row("CCO"), Row("C")]
+
+
+def test_the_extension_of_a_smiles_comes_with_it(tmp_path):
+    text = "C[C@H](F)Cl |&1:1|"
+    for content in (f"{text}\nC |a name\n", f"{text} name 1\nC\tx |y|\n", "C[C@H](F)Cl\t|&1:1|\tname\nC\n"):
+        assert read(write_file(tmp_path / "a.smi", content)) == [Row(text), Row("C")]
+    for name, content in (("a.smi", f"SMILES name\n{text} x\n"), ("a.tsv", f"name\tSMILES\nx\t{text}\n")):
+        assert read(write_file(tmp_path / name, content)) == [Row(text)]
+    for content in (f"id SMILES\n7 {text}\n", f"SMILES\n{text}\n"):
+        assert read(write_file(tmp_path / "b.smi", content)) == [Row(text)]
+    assert read(write_file(tmp_path / "a.csv", f'SMILES,name\n"C[C@H](F)[C@H](F)Cl |&1:1,3|",x\n{text},y\n')) == [
+        Row("C[C@H](F)[C@H](F)Cl |&1:1,3|"),
+        Row(text),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".smi"])
+@pytest.mark.parametrize(("column", "split_column"), [("SMILES", "SPLIT"), ("other", "set")])
+def test_two_columns_of_the_name_that_is_asked_for_are_refused_and_of_others_read(
+    tmp_path, suffix, column, split_column
+):
+    def write(names):
+        path = tmp_path / f"a{suffix}"
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.table([["C"]] * len(names), names=names), path)
+            return path
+        delimiter = "," if suffix == ".csv" else "\t"
+        return write_file(path, delimiter.join(names) + "\n" + delimiter.join(["C"] * len(names)) + "\n")
+
+    assert read(write([column, split_column, "x", "x"]), column, split_column) == [Row("C", "C")]
+    for doubled in (column, split_column):
+        with pytest.raises(DataError, match=f"2 columns are called '{doubled}'. Rename all but one"):
+            read(write([column, split_column, f" {doubled}"]), column, split_column)
+
+
+def test_parquet_texts_of_every_type_are_read_and_damaged_ones_are_rows(tmp_path):
+    texts = ["CCO", None, "C"]
+    for kind in (pyarrow.large_string(), pyarrow.binary(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())):
+        table = pyarrow.table({"SMILES": pyarrow.array(texts).cast(kind), "SPLIT": pyarrow.array([1, 2, None])})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet") == [Row("CCO", "1"), Row("", "2"), Row("C")]
+    damaged = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(np.array([0, 2, 3], np.int32)), pyarrow.py_buffer(b"C\xffN")]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": damaged}), tmp_path / "b.parquet")
+    assert read(tmp_path / "b.parquet") == [Row("C\\xff", None, "not_utf8"), Row("N")]
+    assert read_column_names(tmp_path / "b.parquet") == ["SMILES"]
+
+
 def test_split_column_of_the_exact_name_comes_first(tmp_path):
     assert read(write_file(tmp_path / "a.csv", "SMILES,split,SPLIT\nC,train,test\n")) == [Row("C", "test")]
 
@@ -165,7 +270,11 @@ def test_missing_column_of_a_parquet_file_is_named(tmp_path):
         ("a.csv.gz", "", "the file is empty"),
         ("a.smi", "", "holds no row"),
         ("a.csv", "SMILES,SPLIT\n", "holds no row. Give a file with at least one molecule"),
-        ("a.txt", "C\n", r"unknown kind of file\. molvae reads \.smi, \.csv, \.tsv, \.parquet"),
+        (
+            "a.xlsx",
+            "C\n",
+            r"unknown kind of file\. molvae reads \.smi, \.smiles, \.ism, \.txt, \.csv, \.tsv, \.parquet",
+        ),
         ("a.gz", "C\n", "unknown kind of file"),
         ("a.parquet", "SMILES\nC\n", "cannot be read as parquet"),
         ("a.parquet", "", "cannot be read as parquet"),

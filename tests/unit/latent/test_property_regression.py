@@ -121,7 +121,7 @@ def test_predict_command_predicts_rows_without_a_value_and_scores_the_rest(tmp_p
 
 def test_property_prediction_refuses_a_plain_list_of_smiles(tmp_path):
     (tmp_path / "mine.smi").write_text("CCO\n")
-    with pytest.raises(DataError, match="a .smi file has no columns; give a table with a column 'logp'"):
+    with pytest.raises(DataError, match="a file without a header has no columns; give a table with a column 'logp'"):
         latent_space.predict_property(tmp_path / "mine.smi", "logp", "pretrained:moses-latent")
 
 
@@ -129,3 +129,15 @@ def test_property_prediction_names_a_missing_column_and_the_nearest(tmp_path):
     (tmp_path / "mine.csv").write_text("smiles,logp\nCCO,1\n")
     with pytest.raises(DataError, match="no column 'logP'.* Did you mean 'logp'"):
         latent_space.predict_property(tmp_path / "mine.csv", "logP", "pretrained:moses-latent")
+
+
+def test_targets_that_are_text_are_counted_and_named_in_a_warning(tmp_path, smiles, caplog):
+    values = [f"{len(text)}" for text in smiles]
+    values[3], values[7], values[9] = "7,2", ">42", ""
+    lines = ["smiles;length", *(f"{a};{b}" for a, b in zip(smiles, values, strict=True))]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    table, _ = latent_space.predict_property(tmp_path / "mine.csv", "length", "pretrained:moses-latent")
+    assert "2 of 31 values in column 'length' are text and count as missing (row 4: '7,2')" in caplog.text
+    assert table["value"].isna().to_numpy().nonzero()[0].tolist() == [3, 7, 9]
+    with pytest.raises(MolvaeError, match="values hold what is no number"):
+        Predictor(encode, str, ["C"] * 12, ["7,2"] * 12)

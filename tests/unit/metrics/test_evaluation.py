@@ -25,8 +25,11 @@ def test_evaluation_puts_baselines_beside_the_metrics_of_the_samples(
     ]
     evaluation = evaluate_samples(samples, references, training, baselines, seed=3)
     entries = {entry["name"]: entry for entry in evaluation["metrics"]}
-    assert list(entries) == [metric.name for metric in build_metrics(samples, references, training)]
-    assert evaluation["not_computed"] == {} and json.dumps(evaluation, allow_nan=False)
+    without_value = {"Scaf/Test", "Scaf/TestSF"}  # no sample has two rings
+    names = [metric.name for metric in build_metrics(samples, references, training)]
+    assert list(entries) == [name for name in names if name not in without_value]
+    assert evaluation["not_computed"].keys() == without_value and json.dumps(evaluation, allow_nan=False)
+    assert all(entry["value"] is not None for entry in entries.values())
     assert entries["valid"]["baselines"] == {"random_baseline": 0, "training_set_reference": 6 / 7}
     assert entries["Novelty_canonical"]["baselines"] == {"training_set_reference": 0}
     distance = fcd.estimate_fcd(training_samples.activations, references["Test"].chemnet).value
@@ -49,8 +52,8 @@ def test_baseline_of_fewer_molecules_has_no_metric_that_depends_on_their_number(
     evaluation = evaluate_samples(samples, references, training, [Baseline("training_set_reference", small)])
     has_baseline = {entry["name"]: "training_set_reference" in entry["baselines"] for entry in evaluation["metrics"]}
     assert all(has_baseline[name] for name in ("SNN/Test", "Filters", "IntDiv", "Frag/Test"))
-    assert not any(has_baseline[name] for name in ("FCD/Test", "Scaf/TestSF", "unique@10000", "GuacaMol/KL_score"))
-    ((names, reason),) = evaluation["not_computed"].items()
+    assert not any(has_baseline[name] for name in ("FCD/Test", "unique@10000", "GuacaMol/KL_score"))
+    names, reason = list(evaluation["not_computed"].items())[-1]
     assert names.endswith("of training-set reference") and reason == "depend on n: 5 molecules for 8 samples"
 
 

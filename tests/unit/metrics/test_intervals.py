@@ -48,6 +48,22 @@ def test_interval_of_a_fraction_holds_it_and_stays_between_zero_and_one(hits_and
     assert 0 <= estimate.low <= estimate.value + 1e-12 and estimate.value - 1e-12 <= estimate.high <= 1
 
 
+@given(
+    st.floats(0, 1),
+    st.floats(0, 1e-3) | st.just(0.0),
+    st.sampled_from([(0.0, 1.0), (-math.inf, math.inf), (0.0, 0.9999999999999)]),
+)
+def test_interval_holds_its_value_whatever_rounding_does(value, error, limits):
+    estimate = estimate_normal(value, error, *limits)
+    assert estimate.low <= value <= estimate.high
+
+
+@pytest.mark.parametrize("n", [1200, 30_000, 7, 1])
+def test_interval_of_no_hit_begins_at_zero_and_of_all_ends_at_one(n):
+    assert estimate_fraction(0, n).low == 0 and estimate_fraction(n, n).high == 1
+    assert estimate_fraction(0, n).high > 0 and estimate_fraction(n, n).low < 1
+
+
 def test_interval_of_a_mean_is_that_of_the_textbook():
     estimate = estimate_mean(np.array([1.0, 2.0, 3.0, 4.0]))
     assert estimate.value == 2.5

@@ -60,7 +60,11 @@ def test_fetch_takes_the_split_of_the_data_and_says_from_which_column(tmp_path, 
     (tmp_path / "raw.csv").write_text(f"SMILES,{name},set\nCCO,Training,a\nN,TEST,b\n")
     counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
     assert counts["splits"] == {"train": 1, "test": 1}
-    assert caplog.messages == [f"{tmp_path / 'raw.csv'}: the split is that of column {name}"]
+    path = tmp_path / "raw.csv"
+    assert caplog.messages == [
+        f"{path}: a table of 3 columns, separated by ','",
+        f"{path}: the split is that of column {name}",
+    ]
 
 
 @pytest.mark.parametrize(("name", "is_warned"), [("set", True), ("Partition", True), ("weight", False)])
@@ -192,7 +196,7 @@ def test_the_suffix_of_a_download_may_stand_in_any_part_of_its_url(tmp_path, ser
     (server.folder / "a" / "raw.smi" / "content").write_text("CCO\n")
     fetch(DataSettings(source=f"{server.url}/a/raw.smi/content"), tmp_path / "set.parquet")
     assert read_rows(tmp_path / "set.parquet")["smiles"] == ["CCO"]
-    with pytest.raises(DataError, match=r"no part of this address ends in \.smi, \.csv.*Download it by hand"):
+    with pytest.raises(DataError, match=r"no part of this address ends in \.smi, \.smiles.*Download it by hand"):
         fetch(DataSettings(source=f"{server.url}/a/raw"), tmp_path / "set.parquet")
 
 

@@ -1,0 +1,182 @@
+"""Text files as records: encoding, delimiter and header found by looking at the first lines, each line accounted for.
+
+A record knows the lines that it takes. Where fields are separated by tabs, quotation marks are text, but for a pair
+around a whole field; in other tables a field may be quoted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TextIO, cast
+
+from molvae.data.formats import SMILES_SUFFIXES, find_suffix
+from molvae.errors import DataError
+
+SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles", "Canonical_SMILES", "CANONICAL_SMILES")
+WHITE_SPACE = " "  # stands for any run of blanks and tabs
+DELIMITERS = (",", "\t", ";", "|", WHITE_SPACE)
+MAX_FIELD = 10_000_000  # characters of a field; more are an open quotation mark
+N_LOOKED_AT = 50  # lines that the layout is found from
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SMILES_AND_EXTENSION = re.compile(r"(\S+)(?:\s+(\|\S*\|)(?=\s|$))?\s*")  # C[C@H](F)Cl |&1:1| name
+
+
+class Layout(NamedTuple):
+    """How the text of a file is to be read.
+
+    Attributes:
+        encoding: as Python calls it.
+        delimiter: one of DELIMITERS; None: no table, each line begins with a SMILES.
+    """
+
+    encoding: str
+    delimiter: str | None
+
+
+def find_layout(path: Path, column: str | None = None) -> Layout:
+    """Find encoding and delimiter of a text file.
+
+    The delimiter is the one under which the header names the SMILES column and the lines have as many fields as it; if
+    that holds for several, the one that the suffix promises. A file of one of SMILES_SUFFIXES is a table if its first
+    line names a column of SMILES.
+
+    Args:
+        path: a file of one of READABLE_SUFFIXES but .parquet.
+        column: name of the SMILES column; None: any of SMILES_COLUMNS.
+
+    Raises:
+        DataError: it holds UTF-16 without a byte-order mark, or no text.
+    """
+    encoding = _find_encoding(path)
+    suffix = find_suffix(path.name)
+    with open_text(path, encoding) as file:
+        lines = [text for line in islice(file, N_LOOKED_AT) if (text := line.rstrip("\n"))]
+    if not lines:
+        return Layout(encoding, None if suffix in SMILES_SUFFIXES else ",")
+    candidates = [mark for mark in DELIMITERS if mark in lines[0]]
+    if suffix not in SMILES_SUFFIXES:
+        own = "\t" if suffix == ".tsv" else ","
+        candidates = [own, *(mark for mark in candidates if mark != own)]
+    candidates = candidates or [WHITE_SPACE]
+    scores = {delimiter: _score_delimiter(lines, delimiter, column) for delimiter in candidates}
+    best = max(candidates, key=scores.__getitem__)
+    if suffix in SMILES_SUFFIXES and not scores[best][0]:
+        return Layout(encoding, None)
+    return Layout(encoding, best)
+
+
+def _find_encoding(path: Path) -> str:
+    with _open_bytes(path) as file:
+        start = file.read(256)
+    if mark := next((mark for mark in _BYTE_ORDER_MARKS if start.startswith(mark)), None):
+        return _BYTE_ORDER_MARKS[mark]
+    if b"\0" in start:
+        raise DataError(
+            f"{path}: no UTF-8 text, perhaps UTF-16. Save it as UTF-8, e.g. iconv -f utf-16 -t utf-8, and try again."
+        )
+    return "utf-8"
+
+
+def _score_delimiter(lines: Sequence[str], delimiter: str, column: str | None) -> tuple[bool, float, bool]:
+    """Whether the header names the SMILES column, which part of the lines has its fields, whether it is several."""
+    header, *records = (_try_split(line, delimiter) for line in lines)
+    names = [name.strip() for name in header]
+    has_name = any(name in names for name in ([column] if column else [])) or _find_known(names) is not None
+    fitting = [len(record) == len(header) for record in records]
+    return has_name, sum(fitting) / max(1, len(fitting)), len(header) > 1
+
+
+def _try_split(line: str, delimiter: str) -> list[str]:
+    try:
+        return split_line(line, delimiter, None)
+    except csv.Error:  # a field of gigantic size, or a NUL
+        return []
+
+
+def _find_known(names: Sequence[str]) -> str | None:
+    return next((known for known in SMILES_COLUMNS if known in names), None)
+
+
+def open_text(path: Path, encoding: str) -> TextIO:
+    """Open text with any line ends; bytes that are not of its encoding come through marked."""
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    return cast(TextIO, opener(path, "rt", encoding=encoding, errors=errors, newline=None))
+
+
+def _open_bytes(path: Path):  # type: ignore[no-untyped-def]  # gzip and open have no common type
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def iter_records(file: TextIO, delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Iterate over the records of a table: the fields of each, and the lines that it takes.
+
+    Raises:
+        csv.Error: a quotation mark is left open.
+    """
+    if delimiter in ("\t", WHITE_SPACE):
+        n_fields = None
+        for line in file:
+            text = line.rstrip("\n")
+            fields = split_line(text, delimiter, n_fields)
+            n_fields = n_fields or len(fields)
+            yield fields, [text]
+        return
+    csv.field_size_limit(max(MAX_FIELD, csv.field_size_limit()))
+    lines: list[str] = []
+
+    def iter_lines() -> Iterator[str]:
+        for line in file:
+            lines.append(line.rstrip("\n"))
+            yield line
+
+    for record in csv.reader(iter_lines(), strict=True, delimiter=delimiter):
+        yield record, lines.copy()
+        lines.clear()
+
+
+def split_line(text: str, delimiter: str, n_fields: int | None) -> list[str]:
+    """Split a line into its fields; between the last of `n_fields`, white space separates nothing."""
+    if delimiter == WHITE_SPACE:
+        if not (match := _SMILES_AND_EXTENSION.match(text.strip())):
+            return []
+        first, rest = join_extension(match), text.strip()[match.end() :]
+        if n_fields is None:
+            return [first, *rest.split()]
+        return [first] if n_fields == 1 else [first, *rest.split(maxsplit=n_fields - 2)]
+    if delimiter == "\t":
+        return [_unquote(field) for field in text.split("\t")] if text else []
+    return next(csv.reader([text], delimiter=delimiter), [])
+
+
+def read_smiles(line: str) -> str:
+    """Read the SMILES that a line begins with, and its extension (CXSMILES) if one follows.
+
+    >>> read_smiles("C[C@H](F)Cl |&1:1| a racemate")
+    'C[C@H](F)Cl |&1:1|'
+    """
+    match = _SMILES_AND_EXTENSION.match(line.strip())
+    return join_extension(match) if match else ""
+
+
+def join_extension(match: re.Match[str]) -> str:
+    """Join a SMILES and its extension with a blank."""
+    return " ".join(part for part in match.groups() if part)
+
+
+def _unquote(field: str) -> str:
+    """Remove a pair of quotation marks around a whole field, as R and pandas write them."""
+    is_quoted = len(field) >= 2 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field

@@ -1,0 +1,104 @@
+"""Why a file gave no molecules: the first row as it was read, and the likely cause, for a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from molvae.chemistry.standardise import parse_smiles, silence_rdkit
+from molvae.data.readers import Row, read_column_names, read_rows
+from molvae.data.text_tables import find_layout, open_text
+from molvae.errors import DataError, MolvaeError, Rejected
+
+N_ROWS = 20  # of a file, that are looked at
+MIN_ATOMS = 2  # of a molecule that counts as one: a name such as C or I is none
+_DELIMITERS = re.compile(r"[\s,;|]+")
+_SELFIES = re.compile(r"(\[[^\[\]]+\]){2,}")
+
+
+def require_a_molecule(path: Path, texts: Sequence[str | None]) -> None:
+    """Refuse a file of which no row is a molecule: the wrong column was read, most likely.
+
+    Raises:
+        DataError: with the first row and the likely cause.
+    """
+    first: tuple[str, str] | None = None
+    with silence_rdkit():
+        for text in texts:
+            if not text:
+                continue
+            try:
+                parse_smiles(text, silence=False)
+            except Rejected as rejection:
+                first = first or (text, rejection.reason)
+            else:
+                return
+    if first is not None:
+        raise DataError(f"{path}: none of {len(texts)} rows is a molecule. {explain_unreadable(path, *first)}")
+
+
+def explain_unreadable(path: Path | None, text: str, reason: str) -> str:
+    """Explain why nothing in a file could be read as a molecule.
+
+    Args:
+        path: the file, if it is still there.
+        text: the first row that was rejected, as it was read.
+        reason: why.
+
+    Returns:
+        sentences to put behind what has failed.
+    """
+    cause = _guess_cause_by_text(text)
+    if path is not None and path.is_file():
+        with suppress(MolvaeError):  # the file has been read already: what else is wrong with it is no news
+            cause = _guess_cause_by_file(path) or cause
+    return f"The first row was read as {text[:100]!r} ({reason}). {cause}".rstrip()
+
+
+def _guess_cause_by_text(text: str) -> str:
+    if text.startswith("InChI="):
+        return "That is an InChI; SMILES are needed."
+    if _SELFIES.fullmatch(text) and len(text.split("][")) > 2:
+        return "That looks like SELFIES; SMILES are needed."
+    if mark := re.search(r"[,;|]", text):
+        return f"It holds {mark[0]!r}: if the file is a table, it needs a header that names the column of SMILES."
+    return "Check which column holds the SMILES."
+
+
+def _guess_cause_by_file(path: Path) -> str:
+    """Find molecules in another column than the one that was read; "" if there are none."""
+    if names := read_column_names(path):
+        texts = {name: _read_texts(path, name) for name in dict.fromkeys(names)}
+        found = [name for name, values in texts.items() if _are_molecules(values)]
+        return f"Column {found[0]!r} holds molecules: name it (--column, data.column)." if found else ""
+    with open_text(path, find_layout(path).encoding) as file:
+        fields = [_DELIMITERS.split(line.strip()) for line in islice(file, N_ROWS)]
+    for place in range(max(map(len, fields), default=0)):
+        values = [record[place] for record in fields if len(record) > place]
+        if _are_molecules(values):
+            return (
+                f"Field {place + 1} of the lines holds molecules ({values[0]!r}): put the SMILES first, white space "
+                "behind it, or give the file a header that names its columns."
+            )
+    return ""
+
+
+def _read_texts(path: Path, column: str) -> list[str]:
+    rows: Sequence[Row] = list(islice(read_rows(path, column), N_ROWS))
+    return [row.usable_smiles or "" for row in rows]
+
+
+def _are_molecules(texts: Sequence[str]) -> bool:
+    """Whether more than half of the texts are molecules."""
+    return 2 * sum(map(_is_molecule, texts)) > len(texts)
+
+
+def _is_molecule(text: str) -> bool:
+    try:
+        with silence_rdkit():
+            return bool(parse_smiles(text, silence=False).GetNumAtoms() >= MIN_ATOMS)
+    except Rejected:
+        return False
