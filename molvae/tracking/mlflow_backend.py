@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from molvae.errors import ConfigError, DataError
 from molvae.runtime.files import atomic_write, compute_json_hash
 from molvae.runtime.provenance import get_versions
+from molvae.tracking.artifact_locations import correct_artifact_locations, make_artifact_location
 from molvae.tracking.records import (
     LOCK_SECONDS,
     Record,
     compute_digest,
     lock_folder,
+    make_restore_command,
     make_ui_command,
     mark_killed,
     read_record,
@@ -59,10 +61,28 @@ class MLflowBackend:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
+        self._client: Any = None
         self._run_id = ""
 
     def update(self, record: Record) -> bool:
-        """Bring the run to the state of the record; False if it was in that state already."""
+        """Bring the run to the state of the record; False if it was in that state already.
+
+        Raises:
+            DataError: the MLflow experiment was deleted.
+            MlflowException, SQLAlchemyError, OSError: MLflow failed.
+        """
+        self._client = self._client or connect_to_mlflow(self.uri)
+        correct_artifact_locations(self.uri, self.folder.absolute().parent.parent)  # the folder may have been moved
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._send(record)
+        except MlflowException as error:
+            if "'active' state" in str(error):
+                _check_project(self._client, record["project"], self.uri)
+            raise
+
+    def _send(self, record: Record) -> bool:
         if not self._run_id:
             self._find_run(record)
         has_ended = record["status"] != "RUNNING"
@@ -80,7 +100,6 @@ class MLflowBackend:
 
     def _find_run(self, record: Record) -> None:
         """Find or create the parent run and the run, and read what the run has already."""
-        self._client = connect_to_mlflow(self.uri)
         with lock_folder(self.folder):  # two stages of one experiment may start at once
             project_id = _get_project_id(self._client, record["project"], self.uri)
             start, tags = record["start"], {"molvae.experiment": record["experiment"]}
@@ -305,8 +324,7 @@ def _get_project_id(client: MlflowClient, name: str, uri: str) -> str:
 
     location = None
     if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
-        location = (folder / re.sub(r"[^\w.-]", "_", name)).as_uri()
+        location = make_artifact_location(Path(uri.removeprefix("sqlite:///")), name)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -316,6 +334,16 @@ def _get_project_id(client: MlflowClient, name: str, uri: str) -> str:
             if experiment is None:
                 raise
     return experiment.experiment_id
+
+
+def _check_project(client: MlflowClient, name: str, uri: str) -> None:
+    """Check that the MLflow experiment of that name was not deleted; the name stays taken then."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise DataError(
+            f"MLflow experiment {name[:60]!r} was deleted. Restore it with "
+            f"`{make_restore_command(experiment.experiment_id, uri)}`, or set another tracking.experiment."
+        )
 
 
 def _get_run_id(client: MlflowClient, project_id: str, key: str, name: str, start: int, tags: Mapping[str, str]) -> str:
@@ -390,7 +418,7 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
         mlflow.pyfunc.save_model(
             f"{temporary}/model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
-            artifacts={"model": str(folder)},
+            artifacts={"model": folder.absolute().as_uri()},  # MLflow would take a path with # or % for a URI
             signature=ModelSignature(Schema(inputs), Schema([ColSpec("string", "smiles")])),
             pip_requirements=[f"molvae=={get_versions()['molvae']}"],  # else MLflow takes a minute to guess them
         )

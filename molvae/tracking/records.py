@@ -72,10 +72,18 @@ def make_ui_command(uri: str) -> str:
 def make_sync_command(folder: Path, uri: str) -> str:
     """Make the command that sends the records of a folder to MLflow. It holds no password, so it may be logged."""
     command = f"molvae track sync {shlex.quote(str(folder))}"
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return command
+    return command if os.environ.get("MLFLOW_TRACKING_URI") else f"{_make_assignment(uri)} {command}"
+
+
+def make_restore_command(experiment_id: str, uri: str) -> str:
+    """Make the command that restores a deleted MLflow experiment. It holds no password, so it may be logged."""
+    return f"{_make_assignment(uri)} mlflow experiments restore --experiment-id {experiment_id}"
+
+
+def _make_assignment(uri: str) -> str:
+    """Make the assignment of MLFLOW_TRACKING_URI, the beginning of a shell command, without a password."""
     uri = resolve_uri(uri)
-    return f"MLFLOW_TRACKING_URI={'…' if _is_secret(uri) else shlex.quote(uri)} {command}"
+    return f"MLFLOW_TRACKING_URI={'…' if _is_secret(uri) else shlex.quote(uri)}"
 
 
 def _is_secret(uri: str) -> bool:
@@ -179,8 +187,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def summarise_error(error: BaseException) -> str:
-    """Make a text of at most 300 characters from the first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Make a text of at most 600 characters from the first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:600]
 
 
 def get_milliseconds() -> int:

@@ -128,7 +128,7 @@ class RecordedRun(Run):
             command = make_sync_command(self.path.parent.parent, self._uri)
             log.warning(
                 "tracking failed, the stage continues: %s. `%s` sends the record %s to MLflow once that is repaired.",
-                summarise_error(error),
+                summarise_error(error).rstrip("."),
                 command,
                 self.path,
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -180,3 +182,41 @@ def test_a_lost_answer_of_the_tracking_server_creates_nothing_twice(server, resu
     assert capsys.readouterr().out == ""  # samples may go to stdout
     proxy.shutdown()
     proxy.server_close()
+
+
+def test_server_error_for_a_deleted_experiment_has_the_command_that_restores_it(server, results, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MOLVAE_TRACKING", json.dumps({"experiment": "deleted"}))
+    client = tracking.connect_to_mlflow(server.uri)
+    experiment_id = client.create_experiment("deleted")
+    client.delete_experiment(experiment_id)
+    with tracking.track_stage("train", experiment_dir=results / "a", params={}):
+        pass
+    command = f"MLFLOW_TRACKING_URI={server.uri} mlflow experiments restore --experiment-id {experiment_id}"
+    assert f"`{command}`, or set another tracking.experiment" in caplog.text
+    client.restore_experiment(experiment_id)
+    assert tracking.sync_records(results) == tracking.SyncSummary(sent=1)
+
+
+def test_mlflow_server_on_a_moved_store_serves_the_artifacts_of_old_and_new_runs(results, tmp_path, monkeypatch):
+    def track(folder, stage: str) -> None:
+        (folder / "a" / f"{stage}.txt").write_text(stage)
+        monkeypatch.setenv("MOLVAE_TRACKING", json.dumps({"uri": f"{folder}/mlflow.db"}))
+        with tracking.track_stage(stage, experiment_dir=folder / "a", params={}) as run:
+            run.log_artifact(folder / "a" / f"{stage}.txt")
+
+    track(results, "train")
+    moved = shutil.move(results, tmp_path / "moved #%20")
+    track(moved, "sample")
+    server = Server(tmp_path, f"sqlite:///{moved}/mlflow.db")
+    try:
+        client = tracking.connect_to_mlflow(server.uri)
+        runs = client.search_runs([client.get_experiment_by_name("molvae").experiment_id])
+        for run in runs:
+            if (stage := run.info.run_name) != "a":
+                address = f"{server.uri}/get-artifact?run_uuid={run.info.run_id}&path={stage}.txt"
+                with urllib.request.urlopen(address, timeout=30) as answer:
+                    assert answer.read().decode() == stage
+    finally:
+        server.stop()
+    assert len(runs) == 3 and not results.exists()

@@ -293,6 +293,23 @@ def test_a_dead_tracking_server_costs_a_warning_and_sync_sends_what_it_missed(ru
     assert {name: run.info.status for name, run in runs.items()} == {EXPERIMENT: "FINISHED", "report": "FINISHED"}
 
 
+def test_a_copied_run_writes_its_mlflow_artifacts_into_its_own_folder(run_copy, finished_run, monkeypatch):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{run_copy.folder}/results/mlflow.db"
+    files = sorted(finished_run.folder.rglob("results/ml*/**/*"))
+    (run_copy.experiment / "report.html").unlink()
+    run_copy.run_snakemake()
+    assert sorted(finished_run.folder.rglob("results/ml*/**/*")) == files
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("molvae").experiment_id])
+    names = [run.info.run_name for run in runs]
+    assert names.count("report") == 2 and names.count("train") == 1
+    for run in runs:
+        assert run.info.artifact_uri.startswith(f"file://{run_copy.folder}/results/mlartifacts/molvae/")
+        assert client.list_artifacts(run.info.run_id) or run.info.run_name == EXPERIMENT
+
+
 # Several experiments, several shards
 
 

@@ -22,7 +22,7 @@ from molvae import tracking
 from molvae.config import TrackingSettings
 from molvae.errors import ConfigError, DataError, Interrupted
 from molvae.tracking import mlflow_backend, runs
-from molvae.tracking.records import make_sync_command
+from molvae.tracking.records import make_restore_command, make_sync_command
 
 DEAD_SERVER = "http://127.0.0.1:9"
 UNREACHABLE = "sqlite:////proc/nothing/mlflow.db"  # fails at once, where DEAD_SERVER takes its two retries
@@ -244,6 +244,38 @@ def test_full_disk_does_not_fail_a_tracked_stage(experiment, monkeypatch, caplog
             run._due = 0.0
             run.log_metrics({"loss": 1.0}, step=step)
     assert caplog.text.count("No space left") == 1
+
+
+@pytest.mark.parametrize("when", ["before the stage", "during the stage"])
+def test_warning_of_a_deleted_mlflow_experiment_has_the_command_that_restores_it(experiment, caplog, when):
+    with experiment.track("featurize"):
+        pass
+    experiment_id = experiment.client.get_experiment_by_name(experiment.project).experiment_id
+    if when == "before the stage":
+        experiment.client.delete_experiment(experiment_id)
+    with experiment.track() as run:
+        if when == "during the stage":
+            experiment.client.delete_experiment(experiment_id)
+            run._due = 0.0
+        run.log_metrics({"loss": 1.0})
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("molvae.tracking")]
+    command = f"MLFLOW_TRACKING_URI={experiment.store} mlflow experiments restore --experiment-id {experiment_id}"
+    assert f"{experiment.project!r} was deleted. Restore it with `{command}`, or set another tracking.exp" in warning
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, env=environment, timeout=120, capture_output=True)
+    assert tracking.sync_records(experiment.folder, experiment.store) == tracking.SyncSummary(sent=1, complete=1)
+    assert {name: len(runs) for name, runs in experiment.find_runs().items()} == {
+        "example": 1, "featurize": 1, "train": 1,
+    }  # fmt: skip
+
+
+def test_restore_command_holds_no_password():
+    command = make_restore_command("7", "/data/a b/mlflow.db")
+    assert command == (
+        "MLFLOW_TRACKING_URI='sqlite:////data/a b/mlflow.db' mlflow experiments restore --experiment-id 7"
+    )
+    for uri in ("postgresql://me:secret@host/db", "https://me:secret@host/x"):
+        assert "secret" not in make_restore_command("7", uri)
 
 
 @pytest.mark.parametrize("content", ["unknown version", "no database", "a folder", "question mark"])
