@@ -498,6 +498,21 @@ def test_a_missing_column_is_named_with_its_file_and_leaves_no_partial_files(new
 # Data and disks of other machines
 
 
+def test_a_reference_split_that_the_data_lack_stops_a_run_after_fetch_and_the_dry_run_after_it(new_workspace):
+    workspace = new_workspace
+    lines = (workspace.folder / "molecules.csv").read_bytes().replace(b",test", b",valid")
+    (workspace.folder / "molecules.csv").write_bytes(lines)
+    for arguments in ((), ("-n",)):
+        output = workspace.run_snakemake(*arguments, ok=False)
+        assert "validate.reference: there will be no split 'test' (the data name train, valid)" in output
+    assert list((workspace.folder / "results/datasets").glob("*.json")) and not workspace.experiment.exists()
+
+
+def test_a_run_of_some_stages_does_not_announce_a_report(new_workspace):
+    output = new_workspace.run_snakemake("--until", "fetch")
+    assert "no report yet, which needs all stages" in output and "report.html" not in output
+
+
 def test_a_data_source_may_be_a_web_address(new_workspace):
     molecules = (new_workspace.folder / "molecules.csv").rename(new_workspace.folder / "web.csv")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=new_workspace.folder)
