@@ -10,7 +10,8 @@ brackets there is nothing to count. Methylcyclopropane with a hydroxyl group, OC
 "(" "=(" "#(" open a branch and ")" ends the one opened last; "<1" stands behind the atom that ring 1 starts at, "1>"
 "=1>" where it closes, and the name is free again. Each form can be converted to the other. Any string of such tokens
 stands for some SELFIES, and so for some molecule: an end without a beginning is ignored, a branch without an end ends
-with the string.
+with the string. What SELFIES cannot count is left out: a ring over more than MAX_NUMBER atoms is ignored, and the atoms
+of a branch of more symbols continue the chain.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from selfies.grammar_rules import get_index_from_selfies, get_selfies_from_index
 from molvae.errors import ModelFileError, Rejected
 
 BRANCH_END, DOT = ")", "."
+MAX_NUMBER = 16**3 - 1  # that three symbols can write, the most that SELFIES takes behind a branch or a ring
 _SELFIES_BRANCH = re.compile(r"\[(.*)Branch(\d)\]")
 _SELFIES_RING = re.compile(r"\[(.*)Ring(\d)\]")
 _BRANCH_START = re.compile(r"([-=#/\\]*)\(")
@@ -132,7 +134,7 @@ def detokenize(tokens: Iterable[str]) -> list[str]:
                 ring_starts[match[1]] = atoms - 1
         elif match := _RING_END.fullmatch(token):
             number = atoms - 2 - ring_starts.pop(match[2], atoms)
-            if number >= 0:
+            if 0 <= number <= MAX_NUMBER:
                 digits = get_selfies_from_index(number)
                 symbols += [f"[{match[1]}Ring{len(digits)}]", *digits]
         else:
@@ -144,7 +146,7 @@ def detokenize(tokens: Iterable[str]) -> list[str]:
 
 def _close_branch(outer: list[tuple[str, list[str]]], branch: list[str]) -> list[str]:
     bond, before = outer.pop()
-    if not branch:
-        return before
+    if not branch or len(branch) - 1 > MAX_NUMBER:
+        return [*before, *branch]
     digits = get_selfies_from_index(len(branch) - 1)
     return [*before, f"[{bond}Branch{len(digits)}]", *digits, *branch]

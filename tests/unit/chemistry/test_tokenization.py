@@ -99,3 +99,13 @@ def test_crossing_rings_survive_tokenization():
             if atom > 2 and generator.random() < 0.3:
                 symbols += ["[Ring1]", ["[Ring1]", "[Ring2]", "[Branch1]"][generator.randint(0, min(2, atom - 2))]]
         assert detokenize(tokenize(symbols)) == symbols
+
+
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 10_000])
+def test_tokens_of_branches_and_rings_longer_than_selfies_can_count_decode(n):
+    constraints = build_constraints(["[C]", "[O]"])
+    branch = decode_selfies(detokenize(["[C]", "(", *["[C]"] * n, ")", "[O]"]), constraints)
+    expected = f"C({'C' * n})O" if n <= 4096 else "C" * (n + 1) + "O"
+    assert branch == expected
+    ring = decode_selfies(detokenize(["[C]", "<1", *["[C]"] * n, "1>"]), constraints)
+    assert ring == (f"C1{'C' * (n - 1)}C1" if n <= 4096 else "C" * (n + 1))
