@@ -2,7 +2,7 @@
 
 `selfies` keeps its semantic constraints in a global variable, which spawned workers do not inherit, and gives every
 element outside its table eight bonds, which RDKit then refuses. Here the constraints are a plain dict that is stored
-with the model; each call makes sure that they are the ones in use.
+with the model; each call puts them into use and restores those that a user may have set.
 """
 
 from __future__ import annotations
@@ -82,11 +82,17 @@ def extend_default_constraints(keys: Iterable[str]) -> Constraints:
 
 @contextmanager
 def use_constraints(constraints: Constraints) -> Iterator[None]:
-    """Make `constraints` the ones that selfies uses, for one thread at a time."""
+    """Make `constraints` the ones that selfies uses, for one thread at a time; those before hold again afterwards."""
     with _lock:
-        if selfies.get_semantic_constraints() != constraints:
-            selfies.set_semantic_constraints(dict(constraints))
-        yield
+        before = selfies.get_semantic_constraints()
+        if before == constraints:
+            yield
+            return
+        selfies.set_semantic_constraints(dict(constraints))
+        try:
+            yield
+        finally:
+            selfies.set_semantic_constraints(before)
 
 
 @cache

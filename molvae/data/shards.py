@@ -5,9 +5,13 @@ A shard numbers its symbols by itself, in the order it met them; the file's meta
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow
@@ -16,6 +20,8 @@ import pyarrow.parquet
 
 BATCH_ROWS = 16_384  # rows that are in memory at once
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
+FRAGMENT_PASS_MOLECULES = 500_000  # molecules whose dropped fragments are counted at once: 200 MB if all differ
+MAX_FRAGMENTS = 20  # dropped fragments that are named
 UNKNOWN_SYMBOL = "unknown_symbol"  # reason of molecules with symbols that the model to fine-tune lacks
 SHARD_SCHEMA = pyarrow.schema(
     {
@@ -29,6 +35,9 @@ SHARD_SCHEMA = pyarrow.schema(
         "augmentations": pyarrow.list_(pyarrow.list_(pyarrow.uint16())),  # likewise; of training molecules only
         "fallbacks": pyarrow.uint8(),  # augmentations that are the canonical string because the random one failed
         "properties": pyarrow.list_(pyarrow.float32()),  # as featurize.properties names them
+        "dropped": pyarrow.string(),  # the fragments that were dropped, as a SMILES; null if none
+        "is_mixture": pyarrow.bool_(),  # whether one of them may be a compound of its own; null if none was dropped
+        "unmarked_centres": pyarrow.uint16(),  # centres that lost their mark: their absolute configuration is not known
     }
 )
 
@@ -113,6 +122,52 @@ def _collect_keys(
         places.append(start + not_rejected[selected])
         start += len(batch)
     return np.concatenate(keys), np.concatenate(places)
+
+
+def count_losses(shards: Sequence[Path], kept: np.ndarray) -> dict[str, Any]:
+    """Count what the kept molecules lost when they were standardised.
+
+    Args:
+        shards: files, in order.
+        kept: (rows,) bool.
+
+    Returns:
+        `dropped_fragments`: the molecules beside which fragments were dropped, the mixtures among them, and the
+        MAX_FRAGMENTS fragments that were dropped beside most molecules; `unmarked_centres`: the molecules with centres
+        that lost their mark, and these centres.
+    """
+    counts: Counter[str] = Counter()
+    for _, batch, _ in iter_rows(shards, kept, ["is_mixture", "unmarked_centres"]):
+        is_mixture = batch.column("is_mixture").drop_null()
+        centres = batch.column("unmarked_centres").to_numpy()
+        counts["dropped"] += len(is_mixture)
+        counts["mixtures"] += is_mixture.true_count
+        counts["unmarked"] += int(np.count_nonzero(centres))
+        counts["centres"] += int(centres.sum())
+    most_frequent = _count_dropped_fragments(shards, kept, passes=-(-counts["dropped"] // FRAGMENT_PASS_MOLECULES))
+    return {
+        "dropped_fragments": {
+            "molecules": counts["dropped"],
+            "mixtures": counts["mixtures"],
+            "most_frequent": [{"smiles": smiles, "molecules": count} for smiles, count in most_frequent],
+        },
+        "unmarked_centres": {"molecules": counts["unmarked"], "centres": counts["centres"]},
+    }
+
+
+def _count_dropped_fragments(shards: Sequence[Path], kept: np.ndarray, passes: int) -> list[tuple[str, int]]:
+    """Count the molecules that each fragment was dropped beside; the most frequent, by number, then by SMILES."""
+    most_frequent: list[tuple[str, int]] = []
+    for number in range(passes):
+        counts: Counter[str] = Counter()
+        for _, batch, _ in iter_rows(shards, kept, ["dropped"]):
+            for entry in batch.column("dropped").drop_null().value_counts().to_pylist():
+                for fragment in {*entry["values"].split(".")}:
+                    if crc32(fragment.encode()) % passes == number:
+                        counts[fragment] += entry["counts"]
+        candidates = itertools.chain(most_frequent, counts.items())
+        most_frequent = heapq.nsmallest(MAX_FRAGMENTS, candidates, key=lambda item: (-item[1], item[0]))
+    return most_frequent
 
 
 def count_unknown_symbols(shards: Sequence[Path]) -> Counter[str]:

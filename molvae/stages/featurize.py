@@ -13,7 +13,6 @@ rows of their own and do not count as molecules.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -28,31 +27,30 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from molvae.chemistry.descriptors import compute_descriptors
 from molvae.chemistry.selfies_codec import build_constraints
-from molvae.chemistry.standardise import parse_smiles, randomise_smiles, standardise
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.bpe import MergeEncoder, learn_merges
 from molvae.data.readers import RowGroupWriter
+from molvae.data.rows import RowRules, featurize_row_group, renumber_ids
 from molvae.data.sharding import Shard
 from molvae.data.shards import (
     SHARD_SCHEMA,
-    UNKNOWN_SYMBOL,
     compute_first_occurrence_mask,
+    count_losses,
     count_reasons,
     count_unknown_symbols,
     fill_duplicate_reasons,
+    iter_batches,
     iter_rows,
     read_metadata,
 )
 from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStoreWriter
-from molvae.data.tokenizer import tokenize_smiles
+from molvae.data.unreadable import explain_unreadable
 from molvae.data.vocabulary import UNK, Vocabulary
-from molvae.errors import DataError, Rejected
+from molvae.errors import DataError
 from molvae.model_io.card import CARD_FILE, read_card, read_vocabulary
 from molvae.model_io.pretrained import resolve_model_folder
 from molvae.runtime.files import read_json, write_json
-from molvae.runtime.seeds import derive_seed
 from molvae.runtime.workers import map_in_order
 
 if TYPE_CHECKING:
@@ -60,16 +58,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_MERGE_MOLECULES = 100_000  # training molecules that the merges are learned from
+MIN_READABLE = 0.05  # of the rows; fewer are more likely a misread file than bad molecules
+FAILED_REJECTED_FILE = "rejected_rows.parquet"  # not rejected.parquet: Snakemake deletes the outputs of a failed job
 REJECTED_SCHEMA = pyarrow.schema([SHARD_SCHEMA.field(name) for name in ("row", "smiles", "reason", "detail")])
-MOLECULE_SCHEMA = pyarrow.schema([SHARD_SCHEMA.field(name) for name in ("row", "smiles", "split")])
-
-
-class _Rules(NamedTuple):
-    """What decides how a row is featurised: settings, the splits the data name, and the symbols that are allowed."""
-
-    settings: FeaturizeSettings
-    given_splits: tuple[str, ...]
-    allowed_symbols: frozenset[str] | None  # None: all
+MOLECULE_SCHEMA = pyarrow.schema(
+    [SHARD_SCHEMA.field(name) for name in ("row", "smiles", "split", "dropped", "is_mixture")]
+)
 
 
 def featurize_rows(
@@ -114,16 +108,15 @@ def featurize_shard(
     counts = read_json(dataset.with_suffix(".json"))
     vocabulary = _read_base_vocabulary(finetune)
     is_closed = vocabulary and finetune and finetune.unknown_symbols != "extend"
-    rules = _Rules(
-        settings, tuple(sorted(counts["splits"])), frozenset(vocabulary.symbols) if vocabulary and is_closed else None
-    )
+    allowed_symbols = frozenset(vocabulary.symbols) if vocabulary and is_closed else None
+    rules = RowRules(settings, tuple(sorted(counts["splits"])), allowed_symbols)
     groups = shard.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
     symbols: dict[str, int] = {}
     with RowGroupWriter(out, SHARD_SCHEMA) as writer:
         tasks = [(dataset, group, rules) for group in groups]
-        for table, group_symbols in map_in_order(_featurize_row_group, tasks, workers):
+        for table, group_symbols in map_in_order(featurize_row_group, tasks, workers):
             ids = np.array([symbols.setdefault(symbol, len(symbols)) for symbol in group_symbols], dtype=np.uint16)
-            writer.write(_renumber_ids(table, ids))
+            writer.write(renumber_ids(table, ids))
         origin = {name: counts[name] for name in ("dataset", "source", "sha256")}
         writer.file.add_key_value_metadata({"symbols": "\n".join(symbols), "dataset": json.dumps(origin)})
 
@@ -142,114 +135,16 @@ def _warn_of_different_rules(settings: FeaturizeSettings, model: str) -> None:
             log.warning("featurize.%s is %s here and was %s for %s", name, now, before[name], model)
 
 
-def _featurize_row_group(task: tuple[Path, int, _Rules]) -> tuple[pyarrow.Table, list[str]]:
-    """One row group: a table of SHARD_SCHEMA rows, and the symbols that its ids are positions in."""
-    dataset, group, rules = task
-    symbols: dict[str, int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
-    for row in pyarrow.parquet.ParquetFile(dataset).read_row_group(group).to_pylist():
-        for name, value in zip(SHARD_SCHEMA.names, _featurize_row(row, rules, symbols), strict=True):
-            columns[name].append(value)
-    return pyarrow.table(columns, schema=SHARD_SCHEMA), list(symbols)
-
-
-def _featurize_row(row: dict[str, Any], rules: _Rules, symbols: dict[str, int]) -> tuple[Any, ...]:
-    """One row as the values of SHARD_SCHEMA; new symbols are added to `symbols`."""
-    settings = rules.settings
-    try:
-        smiles, string = _tokenize_row(row, rules)
-    except Rejected as rejection:
-        return row["row"], row["smiles"], row["split"], rejection.reason, rejection.detail, *[None] * 5
-    digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
-    split = _choose_split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, rules)
-    augmentations: list[list[str]] = []
-    fallbacks = 0
-    if split == "train" and settings.augmentations:
-        augmentations, fallbacks = _make_augmentations(smiles, string, rules)
-    ids, *augmentation_ids = (
-        [symbols.setdefault(symbol, len(symbols)) for symbol in tokens] for tokens in (string, *augmentations)
-    )
-    key, properties = int.from_bytes(digest[:8], "big"), _compute_properties(smiles, settings.properties)
-    return row["row"], smiles, split, None, None, key, ids, augmentation_ids, fallbacks, properties
-
-
-def _tokenize_row(row: dict[str, Any], rules: _Rules) -> tuple[str, list[str]]:
-    """Convert a row to canonical SMILES and tokens; one that does not follow the rules is Rejected."""
-    settings = rules.settings
-    if row["problem"]:
-        raise Rejected(row["problem"])
-    smiles = standardise(
-        row["smiles"],
-        largest_fragment=settings.largest_fragment,
-        neutralise=settings.neutralise,
-        stereo=settings.stereo,
-    )
-    string = tokenize_smiles(smiles)
-    if len(string) > settings.max_tokens:
-        raise Rejected("too_long", f"{len(string)} symbols, featurize.max_tokens is {settings.max_tokens}")
-    allowed = rules.allowed_symbols
-    if allowed is not None and (unknown := sorted(set(string) - allowed)):
-        raise Rejected(UNKNOWN_SYMBOL, ", ".join(unknown))
-    return smiles, string
-
-
-def _compute_properties(smiles: str, names: Sequence[str]) -> list[float]:
-    """Descriptors of a molecule by name."""
-    if not names:
-        return []
-    descriptors = compute_descriptors(parse_smiles(smiles))
-    return [descriptors[name] for name in names]
-
-
-def _make_augmentations(smiles: str, canonical: list[str], rules: _Rules) -> tuple[list[list[str]], int]:
-    """Tokens of the augmentations of a molecule, and how many of them had to be its canonical ones."""
-    n, allowed = rules.settings.augmentations, rules.allowed_symbols
-    augmentations = []
-    for randomised in randomise_smiles(smiles, n, derive_seed(0, "variants", smiles)):
-        try:
-            string = tokenize_smiles(randomised)
-        except Rejected:
-            continue
-        if len(string) <= rules.settings.max_tokens and (allowed is None or allowed.issuperset(string)):
-            augmentations.append(string)
-    fallbacks = n - len(augmentations)
-    return augmentations + [canonical] * fallbacks, fallbacks
-
-
-def _choose_split(given: str | None, fraction: float, rules: _Rules) -> str:
-    """Choose the split of a molecule: that of the data, else by `fraction`, a hash in [0, 1)."""
-    settings = rules.settings
-    test_fraction = 0.0 if rules.given_splits else settings.test_fraction
-    if fraction < test_fraction:
-        return "test"
-    is_valid = fraction < test_fraction + settings.valid_fraction
-    if is_valid and (given or "train") == "train" and "valid" not in rules.given_splits:
-        return "valid"
-    return given or "train"
-
-
-def _renumber_ids(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:
-    """Replace each id k by ids[k]."""
-
-    def renumber(column: pyarrow.Array) -> pyarrow.Array:
-        if column.type == pyarrow.uint16():
-            return pyarrow.array(ids[column.to_numpy()], column.type)
-        return pyarrow.ListArray.from_arrays(column.offsets, renumber(column.flatten()), mask=column.is_null())
-
-    for name in ("ids", "augmentations"):
-        column = renumber(table.column(name).combine_chunks())
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return table
-
-
 def featurize(
     shards: Sequence[Path], settings: FeaturizeSettings, out: Path, *, finetune: FinetuneSettings | None = None
 ) -> dict[str, Any]:
     """Merge all shards of a data set into one token store.
 
-    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, properties by name),
-    rejected.parquet (row, smiles, reason, detail; duplicates too) and counts.json, which keeps the settings: by them a
-    model reads molecules as those that it was trained on.
+    Writes tokens.safetensors, vocabulary.json, molecules.parquet (row, smiles, split, dropped, is_mixture, properties
+    by name), rejected.parquet (row, smiles, reason, detail; duplicates too) and counts.json, which keeps the settings:
+    by them a model reads molecules as those that it was trained on. `dropped` has the fragments that the row had
+    beside the molecule, as a SMILES, null if none; `is_mixture` says whether one may be a compound of its own, null if
+    none was dropped.
 
     Args:
         shards: files, in order.
@@ -261,8 +156,8 @@ def featurize(
         the counts.
 
     Raises:
-        DataError: no molecule is left to train on; or there are unknown symbols where `finetune.unknown_symbols` is
-            "error".
+        DataError: no molecule is left to train on, or none held out, and rejected_rows.parquet is written; or there are
+            unknown symbols where `finetune.unknown_symbols` is "error".
     """
     base = _read_base_vocabulary(finetune)
     dropped: Counter[str] = Counter()
@@ -276,7 +171,7 @@ def featurize(
             )
     kept = compute_first_occurrence_mask(shards)
     symbols, splits = _count_symbols(shards, kept)
-    _require_molecules(shards, splits, out)
+    _require_molecules(shards, kept, splits, out)
     extra: dict[str, Any] = {}
     if base and finetune:
         # new elements get the most bonds RDKit gives them: fewer would cut molecules of these data short when they are
@@ -303,23 +198,44 @@ def featurize(
         out / COUNTS_FILE, "featurize", rows_in=len(kept), kept=n_kept, duplicates=duplicates,
         rejected=dict(sorted(counts.rejected.items())), splits=dict(sorted(splits.items())),
         vocabulary_size=len(vocabulary), mean_tokens=counts.tokens / n_kept,
-        unknown_symbols=dict(counts.unknown_symbols), dataset=json.loads(read_metadata(shards[0], "dataset")),
+        unknown_symbols=dict(counts.unknown_symbols), **count_losses(shards, kept),
+        dataset=json.loads(read_metadata(shards[0], "dataset")),
         settings=settings.model_dump(), **extra,
     )  # fmt: skip
 
 
-def _require_molecules(shards: Sequence[Path], splits: Mapping[str, int], out: Path) -> None:
-    """Refuse data that leave nothing to train on, or nothing held out."""
-    if not splits["train"]:
-        present = ", ".join(f"{name} {count}" for name, count in splits.items()) or "none"
-        raise DataError(
-            f"{out}: no molecule is left to train on. {_format_reasons(shards)} Molecules by split: {present}; those "
-            "of 'train' and those without a split are trained on. See featurize and data.split_column in the config."
-        )
-    if not splits["valid"]:
+def _require_molecules(shards: Sequence[Path], kept: np.ndarray, splits: Mapping[str, int], out: Path) -> None:
+    """Refuse data that leave nothing to train on, or nothing held out; their rejected rows are written all the same."""
+    if splits["train"] and splits["valid"]:
+        if (n_readable := count_reasons(shards)[None]) < MIN_READABLE * len(kept):
+            log.warning("only %d of %d rows were not rejected. %s", n_readable, len(kept), _explain_rejection(shards))
+        return
+    rejected_file = out / FAILED_REJECTED_FILE
+    with RowGroupWriter(rejected_file, REJECTED_SCHEMA) as rejected:
+        for *_, batch in iter_rows(shards, kept, REJECTED_SCHEMA.names):
+            rejected.write(fill_duplicate_reasons(batch).select(REJECTED_SCHEMA.names))
+    if splits["train"]:
         raise DataError(
             f"{out}: {splits['train']} molecules to train on, but none held out. Raise featurize.valid_fraction."
         )
+    present = ", ".join(f"{name} {count}" for name, count in splits.items()) or "none"
+    parts = [
+        f"{out}: no molecule is left to train on. {_format_reasons(shards)}",
+        "" if kept.any() else _explain_rejection(shards),
+        f"Molecules by split: {present}; those of 'train' and those without a split are trained on.",
+        f"See featurize and data.split_column in the config. The rejected rows are in {rejected_file}.",
+    ]
+    raise DataError(" ".join(filter(None, parts)))
+
+
+def _explain_rejection(shards: Sequence[Path]) -> str:
+    """Explain why the first rejected row was rejected, which stands for the others."""
+    for batch in iter_batches(shards, ["smiles", "reason"]):
+        if len(rejected := batch.filter(batch.column("reason").is_valid())):
+            row = rejected.slice(0, 1).to_pylist()[0]
+            source = json.loads(read_metadata(shards[0], "dataset"))["source"]
+            return explain_unreadable(Path(source), row["smiles"], row["reason"])
+    return ""
 
 
 def _build_vocabulary(

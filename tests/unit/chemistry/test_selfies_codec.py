@@ -125,6 +125,58 @@ def test_constraints_hold_in_threads_that_take_turns():
     assert decoded == {2: {"C=S"}, 6: {"C=S=O"}}
 
 
+STRING = "[C][=S][=O]"  # sulfur with two, three or four bonds: C=S, C=SO, C=S=O
+
+
+@pytest.fixture
+def octet_rule():
+    """The octet rule as the constraints that the user has set: sulfur has two bonds."""
+    selfies.set_semantic_constraints("octet_rule")
+    yield selfies.get_preset_constraints("octet_rule")
+    selfies.set_semantic_constraints("default")
+
+
+def test_constraints_that_the_user_has_set_hold_after_every_call(octet_rule):
+    alphabet, wide = {*selfies.get_semantic_robust_alphabet()}, extend_default_constraints([])
+    for _ in range(2):
+        assert encode_smiles("C=S=O") == split_selfies(STRING)
+        assert decode_selfies(split_selfies(STRING), wide) == "C=S=O"
+        assert decode_selfies(split_selfies(STRING), wide | {"S": 3}) == "C=SO"
+        assert selfies.get_semantic_constraints() == octet_rule
+        assert selfies.get_semantic_robust_alphabet() == alphabet
+        assert selfies.decoder(STRING) == "C=S"
+        with pytest.raises(selfies.EncoderError, match="semantic constraints"):
+            selfies.encoder("C=S=O")
+
+
+def test_constraints_that_the_user_has_set_hold_after_a_call_that_fails(octet_rule):
+    with pytest.raises(Rejected):
+        encode_smiles("CI(C)C")
+    for symbols, constraints in ((["[foo]"], extend_default_constraints([])), (["[C]"], {"C": 4})):
+        with pytest.raises(ModelFileError):
+            decode_selfies(symbols, constraints)
+    with pytest.raises(KeyboardInterrupt), use_constraints(extend_default_constraints([])):
+        raise KeyboardInterrupt
+    assert selfies.get_semantic_constraints() == octet_rule
+    assert selfies.decoder(STRING) == "C=S"
+
+
+def test_constraints_within_others_are_in_use_until_they_end():
+    wide = extend_default_constraints([])
+    with use_constraints(wide | {"S": 3}):
+        with use_constraints(wide | {"S": 2}):
+            assert selfies.decoder(STRING) == "C=S"
+        assert selfies.decoder(STRING) == "C=SO"
+    assert selfies.decoder(STRING) == "C=S=O"
+
+
+def test_many_different_constraints_in_turn_are_each_in_use():
+    expected, wide = {2: "C=S", 3: "C=SO", 4: "C=S=O"}, extend_default_constraints([])
+    for k in range(60):
+        limits = wide | {"S": 2 + k % 3, "Ge": k % 20}
+        assert decode_selfies(split_selfies(STRING), limits) == expected[limits["S"]]
+
+
 def test_worker_processes_decode_under_the_constraints_of_their_task():
     strings = [["[C]", "[=S]", "[=O]", "[=O]", "[C]"], ["[Si]", "[C]", "[C]"]]
     tight, wide = build_constraints(["[Si]"]) | {"S": 2}, build_constraints(["[Si]"])
@@ -145,6 +197,8 @@ DEFAULT_CONSTRAINTS = extend_default_constraints([])
         (["[C"], DEFAULT_CONSTRAINTS, "malformed"),
         (["[C]"], {"C": 4}, "missing '\\?'"),
         (["[C]"], {"?": 1, "C": -1}, "invalid value"),
+        (["[C]"], {"?": 1, "Qq": 1}, "invalid key 'Qq'"),
+        (["[C]"], {"?": 1, "C+": 1}, r"invalid key 'C\+'"),
     ],
 )
 def test_symbols_and_constraints_that_selfies_does_not_know_are_refused(symbols, constraints, message):

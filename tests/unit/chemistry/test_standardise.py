@@ -63,6 +63,7 @@ def test_standardised_molecule_has_the_expected_canonical_smiles(text, expected)
         ("c1cccc1", "unphysical", "kekulize"),
         ("C*", "wildcard_atom", "no element"),
         ("[*]", "wildcard_atom", "no element"),
+        ("[#0]C", "wildcard_atom", "no element"),
         ("C" * 10_000, "too_long", "10000 characters"),
     ],
 )
@@ -115,12 +116,22 @@ def test_standardising_a_standard_smiles_changes_nothing(smiles):
             assert standardise(standard, stereo=stereo) == standard, text
 
 
-@given(st.text(st.sampled_from("CNOcno()[]=#123+-@H/\\.*$:%~>Fe ")) | st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_is_a_molecule_or_is_rejected_for_one_of_five_reasons(text):
+REASONS = {
+    *("empty", "too_long", "not_smiles", "unphysical", "wildcard_atom"),
+    *("not_cxsmiles", "not_one_structure"),
+}
+
+
+@given(
+    st.text(st.sampled_from("CNOcno()[]=#123+-@H/\\.*$:%~>Fe "))
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.builds("C[C@H](F)/C=C/Cl |{}|".format, st.text(st.sampled_from("ao&rctuwUDmLN^SgD$;:,.()0123456789 |")))
+)
+def test_any_text_is_a_molecule_or_is_rejected_for_one_of_seven_reasons(text):
     try:
         assert standardise(text)
     except Rejected as rejection:
-        assert rejection.reason in {"empty", "too_long", "not_smiles", "unphysical", "wildcard_atom"}  # noqa: PT017
+        assert rejection.reason in REASONS  # noqa: PT017
 
 
 def test_rdkit_messages_about_a_bad_smiles_are_kept_and_not_printed(capfd):

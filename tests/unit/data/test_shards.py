@@ -78,3 +78,35 @@ def test_dropped_rows_without_a_reason_are_duplicates(paths):
 def test_reasons_and_unknown_symbols_are_counted_over_all_shards(paths):
     assert shards.count_reasons(paths) == Counter({None: 5, UNKNOWN_SYMBOL: 2, "not_smiles": 1})
     assert shards.count_unknown_symbols(paths) == Counter({"[Xe]": 2, "[Ne]": 1})
+
+
+def write_losses(path, losses) -> None:
+    """Write a shard of rows that have lost these fragments, whether they were mixtures, and these centres."""
+    columns = dict(zip(("dropped", "is_mixture", "unmarked_centres"), zip(*losses, strict=True), strict=True))
+    arrays = {name: list(columns.get(name, [None] * len(losses))) for name in SHARD_SCHEMA.names}
+    table = pyarrow.table(arrays, SHARD_SCHEMA).replace_schema_metadata({"symbols": ""})
+    pyarrow.parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize("molecules_per_pass", [1, 2, 100])
+def test_losses_of_the_kept_rows_of_all_shards_are_counted_in_any_number_of_passes(
+    tmp_path, monkeypatch, molecules_per_pass
+):
+    monkeypatch.setattr(shards, "FRAGMENT_PASS_MOLECULES", molecules_per_pass)
+    monkeypatch.setattr(shards, "MAX_FRAGMENTS", 3)
+    files = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    write_losses(files[0], [("Cl", False, 0), (None, None, 2), ("Cl.O.O", False, 1), (None, None, None)])
+    write_losses(files[1], [("C1CCCCCCCCC1.Cl", True, 0), ("O", False, 0), ("N", False, 0), ("[Na+]", False, 9)])
+    kept = np.array([True, True, True, False, True, True, True, False])
+    assert shards.count_losses(files, kept) == {
+        "dropped_fragments": {
+            "molecules": 5,
+            "mixtures": 1,
+            "most_frequent": [
+                {"smiles": "Cl", "molecules": 3},
+                {"smiles": "O", "molecules": 2},
+                {"smiles": "C1CCCCCCCCC1", "molecules": 1},
+            ],
+        },
+        "unmarked_centres": {"molecules": 2, "centres": 3},
+    }

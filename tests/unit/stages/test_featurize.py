@@ -375,10 +375,28 @@ def test_data_without_a_training_molecule_is_an_error_with_the_rows_by_reason(tm
     message = "no molecule is left to train on. Rows by reason: not_smiles: 2, empty: 1, wild"
     with pytest.raises(DataError, match=message):
         featurize_in_shards(dataset, tmp_path / "tokens")
-    assert not (tmp_path / "tokens").exists()
+    rejected = pd.read_parquet(tmp_path / "tokens/rejected_rows.parquet")
+    assert rejected["row"].tolist() == [1, 2, 3, 4] and rejected["smiles"].tolist() == ["nonsense", "x", "", "C*"]
+    assert rejected["reason"].tolist() == ["not_smiles", "not_smiles", "empty", "wildcard_atom"]
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["rejected_rows.parquet"]
     dataset = write_dataset([("C", "test"), ("CC", "test")])
     with pytest.raises(DataError, match="Rows by reason: kept: 2"):
         featurize_in_shards(dataset, tmp_path / "tokens")
+
+
+def test_a_file_that_was_read_wrongly_is_named_with_the_likely_cause(tmp_path, many_smiles, caplog):
+    (tmp_path / "raw.smi").write_text("".join(f"mol{k} {text}\n" for k, text in enumerate(many_smiles)))
+    fetch(DataSettings(source=str(tmp_path / "raw.smi")), tmp_path / "set.parquet")
+    cause = r"The first row was read as 'mol0' \(not_smiles\)\. Field 2 of the lines holds molecules"
+    with pytest.raises(DataError, match=cause):
+        featurize_in_shards(tmp_path / "set.parquet", tmp_path / "tokens")
+    lines = [*many_smiles[:8], *("x" for _ in range(400))]
+    (tmp_path / "raw.smi").write_text("\n".join(lines))
+    fetch(DataSettings(source=str(tmp_path / "raw.smi")), tmp_path / "set.parquet")
+    featurize_in_shards(
+        tmp_path / "set.parquet", tmp_path / "tokens", SETTINGS.model_copy(update={"valid_fraction": 0.5})
+    )
+    assert "only 8 of 408 rows were not rejected. The first row was read as 'x' (not_smiles)" in caplog.text
 
 
 def test_data_without_a_validation_molecule_is_an_error_with_the_key_to_raise(tmp_path, write_dataset, many_smiles):
@@ -405,7 +423,7 @@ def test_properties_in_the_store_are_those_of_each_molecule_whatever_the_shards(
         featurize_in_shards(dataset, tmp_path / f"of-{n_shards}", settings, n_shards)
     assert_same_files(tmp_path / "of-1", tmp_path / "of-3")
     table = pd.read_parquet(tmp_path / "of-1" / "molecules.parquet")
-    assert table.columns.tolist() == ["row", "smiles", "split", *names]
+    assert table.columns.tolist() == ["row", "smiles", "split", "dropped", "is_mixture", *names]
     descriptors = [compute_descriptors(parse_smiles(text)) for text in table["smiles"]]
     expected = np.array([[values[name] for name in names] for values in descriptors], np.float32)
     assert np.array_equal(table[names].to_numpy(np.float32), expected)
