@@ -30,7 +30,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_SMILES_AND_EXTENSION = re.compile(r"(\S+)(?:\s+(\|\S*\|)(?=\s|$))?\s*")  # C[C@H](F)Cl |&1:1| name
+_SMILES_AND_EXTENSION = re.compile(r"(\S+)(?:\s+(\|[^|]*\|?))?\s*")  # C[C@H](F)Cl |&1:1| name
 
 
 class Layout(NamedTuple):

@@ -176,8 +176,10 @@ def test_text_with_a_byte_order_mark_is_read_and_utf_16_without_one_is_named(tmp
 
 def test_the_extension_of_a_smiles_comes_with_it(tmp_path):
     text = "C[C@H](F)Cl |&1:1|"
-    for content in (f"{text}\nC |a name\n", f"{text} name 1\nC\tx |y|\n", "C[C@H](F)Cl\t|&1:1|\tname\nC\n"):
+    for content in (f"{text}\nC a |name\n", f"{text} name 1\nC\tx |y|\n", "C[C@H](F)Cl\t|&1:1|\tname\nC\n"):
         assert read(write_file(tmp_path / "a.smi", content)) == [Row(text), Row("C")]
+    for text_without_end in ("C[C@H](F)Cl |&1:1", "C[C@H](F)Cl |&1:1, r|", "CCO |$a b;;$|"):
+        assert read(write_file(tmp_path / "a.smi", text_without_end + "\n")) == [Row(text_without_end)]
     for name, content in (("a.smi", f"SMILES name\n{text} x\n"), ("a.tsv", f"name\tSMILES\nx\t{text}\n")):
         assert read(write_file(tmp_path / name, content)) == [Row(text)]
     for content in (f"id SMILES\n7 {text}\n", f"SMILES\n{text}\n"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import selfies
 
 from molvae.chemistry.standardise import standardise
 from molvae.config import FeaturizeSettings
@@ -108,3 +109,13 @@ def test_nothing_is_lost_where_all_fragments_are_kept(tmp_path, dataset):
     counts = featurize_in_shards(dataset, tmp_path / "tokens", settings=settings)
     assert counts["dropped_fragments"] == {"molecules": 0, "mixtures": 0, "most_frequent": []}
     assert pd.read_parquet(tmp_path / "tokens" / "molecules.parquet")["dropped"].isna().all()
+
+
+def test_constraints_that_the_user_has_set_hold_after_featurizing(tmp_path, dataset):
+    octet_rule = selfies.get_preset_constraints("octet_rule")
+    selfies.set_semantic_constraints("octet_rule")
+    try:
+        featurize_in_shards(dataset, tmp_path / "tokens")
+        assert selfies.get_semantic_constraints() == octet_rule
+    finally:
+        selfies.set_semantic_constraints("default")
