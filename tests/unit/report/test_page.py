@@ -404,6 +404,22 @@ def test_report_warns_of_samples_that_ran_out_of_tries(
     assert ("40 of 60 samples do not survive the round trip" in get_text(folder.render())) is is_warning
 
 
+def test_report_names_dropped_fragments_and_centres_without_a_mark(folder: ExperimentFolder) -> None:
+    counts = json.loads((folder.path / "tokens/counts.json").read_text())
+    assert "Fragments were dropped" not in get_text(folder.render())
+    losses = {
+        "dropped_fragments": {"molecules": 7, "mixtures": 2, "most_frequent": [{"smiles": "[Na+]", "molecules": 5}]},
+        "unmarked_centres": {"molecules": 3, "centres": 4},
+    }
+    folder.write_json("tokens/counts.json", counts | losses)
+    text = get_text(folder.render())
+    assert (
+        "Fragments were dropped beside 7 molecules" in text
+        and "2 mixtures of compounds. Most frequent: [Na+] 5." in text
+    )
+    assert "4 centres of 3 molecules lost their stereo mark" in text
+
+
 def test_report_warns_of_samples_that_were_cut(folder: ExperimentFolder) -> None:
     counts = {"rows_in": 60, "kept": 60, "rejected": {}, "duplicates": 0}
     for truncated in (0, 7):
