@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pandas as pd
@@ -76,8 +77,9 @@ def load_objective(name: str) -> Objective:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # it may import what lies beside it
     try:
-        spec.loader.exec_module(module)
-    except Exception as err:  # whatever somebody's file does
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as err:  # whatever somebody's file does
         where = traceback.extract_tb(err.__traceback__)[-1]
         reason = f"{type(err).__name__}: {err} ({where.filename}, line {where.lineno})"
         raise MolvaeError(f"--objective {name}: {path} cannot be run: {reason}.") from err

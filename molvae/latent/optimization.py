@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -107,10 +109,11 @@ class History:
                 )
             return
         try:
-            score, error = float(self._objective(smiles)), ""
+            with redirect_stdout(sys.stderr):  # what it prints is no result: with --out - the table goes to stdout
+                score, error = float(self._objective(smiles)), ""
             if not math.isfinite(score):
                 score, error = math.nan, f"the score is {score}"
-        except Exception as err:  # noqa: BLE001  whatever somebody's function does to one molecule, the others go on
+        except (Exception, SystemExit) as err:  # noqa: BLE001  whatever somebody's function does to one molecule
             score, error = math.nan, f"{type(err).__name__}: {err}"
         self.called += 1
         self.scores[smiles] = score

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -279,3 +282,33 @@ def test_optimize_command_refuses_an_objective_or_history_that_it_cannot_use(
     options = ["--history", history] if history else []
     result = CliRunner().invoke(app, [*COMMAND, "--objective", objective, "--out", "-", *options])
     assert isinstance(result.exception, MolvaeError) and message in str(result.exception)
+
+
+def test_a_scoring_function_that_exits_ends_no_search_and_what_it_prints_is_no_result(tmp_path, capsys):
+    def score(smiles: str) -> float:
+        print("scoring", smiles)
+        if len(smiles) == 3:
+            sys.exit(0)
+        return len(smiles)
+
+    history = History(score, 12)
+    search(history)
+    table = history.to_table().set_index("smiles")
+    assert len(table) == 12 and np.isnan(table.loc["CCC", "score"]) and table.loc["CCC", "error"] == "SystemExit: 0"
+    printed = capsys.readouterr()
+    assert "scoring" not in printed.out and "scoring CCC\n" in printed.err
+
+
+def test_optimize_command_writes_nothing_but_the_table_to_stdout_and_refuses_a_file_that_exits(tmp_path):
+    (tmp_path / "talking.py").write_text(
+        "print('hello')\ndef score(smiles):\n    print(smiles)\n    return len(smiles)\n"
+    )
+    (tmp_path / "exiting.py").write_text("import sys\nsys.exit(0)\n")
+    command = [sys.executable, "-m", "molvae", *COMMAND, "--out", "-", "--calls", "3", "--objective"]
+    talking = subprocess.run([*command, f"{tmp_path}/talking.py:score"], capture_output=True, text=True)
+    assert talking.returncode == 0 and "hello\n" in talking.stderr
+    assert len(pd.read_csv(io.StringIO(talking.stdout))) == 3 and talking.stdout.startswith("call,smiles,score")
+    exiting = subprocess.run([*command, f"{tmp_path}/exiting.py:score"], capture_output=True, text=True)
+    assert (
+        exiting.returncode == 1 and "exiting.py cannot be run: SystemExit: 0" in exiting.stderr and not exiting.stdout
+    )
