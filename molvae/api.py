@@ -31,8 +31,9 @@ from molvae.latent.property_regression import Predictor
 from molvae.model_io.card import ModelCard, get_max_tokens
 from molvae.model_io.folder import compute_model_id
 from molvae.model_io.loading import open_model
+from molvae.model_io.pretrained import PREFIX
 from molvae.nn.vae import VAE
-from molvae.runtime.arguments import check_integer, check_list, check_number
+from molvae.runtime.arguments import check_integer, check_list, check_number, check_path
 from molvae.runtime.seeds import make_generator
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
     >>> load("pretrained:moses").latent_dim
     64
     """
+    if not str(folder).startswith(PREFIX):
+        check_path("folder", folder)
     return Model(*open_model(folder, device))
 
 
@@ -277,6 +280,10 @@ class Model:
             MolvaeError: no molecule to begin with has a score; or it is none, or holds a symbol the model does not
                 know; or calls or min_similarity is out of range.
         """
+        if history is not None and not (isinstance(history, pd.DataFrame) and {"smiles", "score"} <= {*history}):
+            raise MolvaeError("history is no table with columns smiles and score; give that of an earlier search.")
+        if save is not None and not callable(save):
+            raise MolvaeError(f"save is {save!r}; give a function of the history.")
         check_integer("calls", calls, 1)
         check_number("min_similarity", min_similarity, 0, 1)
         check_integer("seed", seed, 0)
@@ -385,7 +392,7 @@ class Model:
 
     def _check_points(self, z: np.ndarray) -> np.ndarray:
         try:
-            points = np.asarray(z, dtype=np.float32)
+            points = np.asarray(z.detach().cpu() if isinstance(z, torch.Tensor) else z, dtype=np.float32)
         except (TypeError, ValueError) as err:
             raise MolvaeError(f"z holds what is no number ({err}).") from None
         if points.ndim != 2 or points.shape[1] != self.latent_dim or not np.isfinite(points).all():

@@ -59,7 +59,7 @@ def pack(folder: Path, out: Path, symbols: str | None = None) -> None:
         lengths = _concat_lengths([augmentations])
         arrays |= {"augmentation_ids": augmentations.ids, "augmentation_lengths": lengths}
     defaults = {name: kind().model_dump() for name, kind in SECTIONS.items()}
-    defaults["sample"]["max_tokens"] = FeaturizeSettings().max_tokens
+    defaults["sample"]["max_tokens"] = FeaturizeSettings().max_tokens + 1  # as `molvae.api.Model.max_tokens`
     content: dict[str, Any] = {
         "splits": {name: len(part) for name, part in splits.items()},
         "vocabulary": vocabulary.to_json(),

@@ -16,6 +16,7 @@ from molvae.chemistry.fragments import choose_fragment
 from molvae.errors import Rejected
 
 _CHARGE = re.compile(r"[+-]\d*(?::\d+)?\]")
+INVISIBLE = "\ufeff\u200b"  # byte-order mark, zero-width space: what spreadsheets leave at the ends
 MAX_CHARACTERS = 5000  # of a SMILES; RDKit needs minutes and gigabytes for strings of megabytes
 
 
@@ -37,7 +38,7 @@ def standardise(text: str, *, largest_fragment: bool = True, neutralise: bool = 
     r"""Standardise the molecule that `text` writes; atom-map numbers are removed.
 
     Args:
-        text: a SMILES or a CXSMILES, see `molvae.chemistry.cxsmiles`; a name behind it is passed over.
+        text: a SMILES or a CXSMILES, see `molvae.chemistry.cxsmiles`; a name may stand behind an extension.
         largest_fragment: keep one fragment, which drops salts and solvents, see `choose_fragment`.
         neutralise: add or remove H+ where that removes a charge; nitro groups and the like stay.
         stereo: "keep", or "strip" for a molecule without @, / and \ marks.
@@ -111,6 +112,14 @@ def randomise_smiles(smiles: str, n: int, seed: int) -> list[str]:
     return list(Chem.MolToRandomSmilesVect(parse_smiles(smiles), n, rdkit_seed))
 
 
+def is_molecule(text: str) -> bool:
+    """Tell whether a text is a molecule of two atoms or more, and so hardly a name or a heading by chance."""
+    try:
+        return bool(parse_smiles(text).GetNumAtoms() > 1)
+    except Rejected:
+        return False
+
+
 @contextmanager
 def silence_rdkit() -> Iterator[None]:
     """Keep RDKit from printing what it cannot parse: here that becomes the reason of a rejection."""
@@ -122,7 +131,7 @@ def parse_smiles(text: str, *, silence: bool = True) -> Chem.Mol:
     """Parse a SMILES; an empty string, which RDKit takes for a molecule without atoms, is refused.
 
     Args:
-        text: a SMILES or a CXSMILES; a name behind it is passed over.
+        text: a SMILES or a CXSMILES, see `molvae.chemistry.cxsmiles`; a name may stand behind an extension.
         silence: False for callers within `silence_rdkit`, which is a third faster for many molecules.
 
     Raises:
@@ -143,12 +152,18 @@ def parse_smiles(text: str, *, silence: bool = True) -> Chem.Mol:
 
 
 def _require_text(text: str) -> str:
-    """Remove white space at the ends of a text; one that is empty or too long is refused."""
-    text = text.strip()
+    """Remove white space at the ends of a text; refuse one that is no SMILES, of which RDKit would read a part."""
+    text = text.strip().strip(INVISIBLE)
     if not text:
         raise Rejected("empty")
     if len(text) > MAX_CHARACTERS:
         raise Rejected("too_long", f"{len(text)} characters")
+    smiles, *rest = text.split(maxsplit=1)
+    if rest and not rest[0].startswith("|"):
+        raise Rejected("not_smiles", f"text behind the SMILES: {rest[0][:40]!r}")
+    if not (smiles.isascii() and smiles.isprintable()):
+        character = next(c for c in smiles if not (c.isascii() and c.isprintable()))
+        raise Rejected("not_smiles", f"it holds {character!r} (U+{ord(character):04X}), which no SMILES has")
     return text
 
 

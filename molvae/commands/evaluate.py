@@ -25,7 +25,7 @@ from molvae.metrics.molecule_table import describe_selfies, describe_smiles, war
 from molvae.metrics.reference_cache import get_cache_folder, load_cached_references, load_cached_training_set
 from molvae.metrics.reference_sets import TrainingSet
 from molvae.metrics.sample_set import SampleSet
-from molvae.runtime.arguments import check_integer
+from molvae.runtime.arguments import check_integer, check_path
 from molvae.runtime.files import atomic_write
 from molvae.runtime.provenance import get_versions
 from molvae.runtime.workers import Workers
@@ -38,15 +38,15 @@ FLAGGED_COLUMNS = ("row", "smiles", "reason", "structural_flags", "alerts", "sa"
 
 
 def evaluate(
-    file: Path,
-    reference: str = MOSES,
+    file: str | Path,
+    reference: str | Path = MOSES,
     *,
-    train: str | None = None,
+    train: str | Path | None = None,
     column: str | None = None,
     with_baselines: bool = True,
-    flagged: Path | None = None,
+    flagged: str | Path | None = None,
     seed: int = 0,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     threads: int = 1,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -68,12 +68,15 @@ def evaluate(
     Raises:
         DataError: a file cannot be read or has no row, or no column of that name; or none of its rows is a molecule.
     """
+    file, reference = check_path("file", file), str(check_path("reference", reference))
+    train = None if train is None else str(check_path("train", train))
+    cache = get_cache_folder() if cache is None else check_path("cache", cache)
+    flagged = None if flagged is None else check_path("flagged", flagged)
     check_integer("threads", threads, 1)
     check_integer("seed", seed)
     import torch
 
     torch.set_num_threads(threads)
-    cache = cache or get_cache_folder()
     rows, strings = _read_samples(file, column)
     with Workers(threads) as workers:
         workers.start(warm_up)
@@ -110,6 +113,8 @@ def evaluate(
 def _require_molecules(file: Path, rows: Sequence[Row], table: pd.DataFrame) -> None:
     """Refuse a file without a molecule, and warn of one with hardly any: the wrong column was read, most likely."""
     is_valid = table["is_valid"].to_numpy(bool)
+    if n_empty := int((table["reason"] == "empty").sum()):
+        log.warning("%s: %d of %d rows are empty, and count as invalid", file, n_empty, len(rows))
     if is_valid.mean() >= MIN_VALID:
         return
     first = int(np.argmin(is_valid))

@@ -196,7 +196,10 @@ def predict_property(
 def _read_molecules(file: Path, column: str | None, split_column: str = SPLIT_COLUMN) -> list[Row]:
     """All rows of a file, of which one at least is a molecule."""
     rows = list(read_rows(file, find_smiles_column(file, column), split_column))
-    require_a_molecule(file, [row.usable_smiles for row in rows])
+    require_a_molecule(file, rows)
+    for number, row in enumerate(rows, 1):
+        if row.problem:
+            log.warning("%s: row %d, %r: %s", file, number, row.smiles, row.problem)
     return rows
 
 
@@ -241,7 +244,7 @@ def read_table(file: Path) -> pd.DataFrame:
     if find_suffix(file.name) == ".parquet":
         table = pd.read_parquet(file)
     else:
-        encoding, delimiter = find_layout(file, names[0])
+        encoding, delimiter, n_skipped = find_layout(file, names[0])
         has_quotes = delimiter not in {"\t", WHITE_SPACE}
         table = pd.read_csv(
             file,
@@ -251,5 +254,7 @@ def read_table(file: Path) -> pd.DataFrame:
             encoding_errors="backslashreplace",
             dtype=TEXT_COLUMNS,
             skip_blank_lines=False,
+            skiprows=n_skipped,
+            skipinitialspace=True,
         )
     return table.rename(columns=lambda name: str(name).strip().strip('"'))

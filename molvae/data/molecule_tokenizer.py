@@ -16,6 +16,7 @@ from molvae.data.vocabulary import UNK, Vocabulary
 from molvae.errors import MolvaeError, Rejected
 
 log = logging.getLogger(__name__)
+MISSING_VALUES = {"None", "nan", "<NA>", "NaT"}  # what pandas puts where a table has nothing
 RULES = ("largest_fragment", "neutralise", "stereo")  # settings of featurize that say how molecules are standardised
 
 
@@ -63,8 +64,10 @@ class MoleculeTokenizer:
         Raises:
             Rejected: it is missing or no molecule, SELFIES cannot write it, or the vocabulary lacks symbols of it.
         """
-        if not isinstance(text, str):  # what pandas puts where a table has nothing
-            raise Rejected("empty")
+        if not isinstance(text, str):
+            if str(text) in MISSING_VALUES:
+                raise Rejected("empty")
+            raise Rejected("not_smiles", f"it is a {type(text).__name__}, no text")
         symbols = tokenize_smiles(self.standardise(text))
         ids = self.vocabulary.encode(symbols)
         if UNK in ids:

@@ -7,9 +7,11 @@ several lines is as many damaged rows, because a stray quotation mark looks the 
 from __future__ import annotations
 
 import csv
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from typing import NamedTuple
 import pyarrow
 import pyarrow.parquet
 
+from molvae.chemistry.standardise import is_molecule
 from molvae.data.formats import READABLE_SUFFIXES, SMILES_SUFFIXES, find_suffix
 from molvae.data.text_tables import SMILES_COLUMNS, find_layout, iter_records, open_text, read_smiles
 from molvae.errors import DataError, suggest_nearest
@@ -24,7 +27,7 @@ from molvae.runtime.files import atomic_write
 
 ROW_GROUP = 2000  # rows; the unit in which later stages divide work among cores
 SPLIT_COLUMN = "SPLIT"
-SPLIT_LIKE_NAMES = frozenset({"set", "subset", "partition", "fold", "splits", "split_name", "data_split", "dataset"})
+SPLIT_LIKE_NAME = re.compile(r"split|fold|partition|subset|^(data)?set$|^is_?(train|test|valid)", re.IGNORECASE)
 READ_ERRORS = (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error, csv.Error, UnicodeError)
 
 
@@ -116,11 +119,11 @@ def read_column_names(path: Path, column: str | None = None) -> list[str]:
     try:
         if suffix == ".parquet":
             return [name.strip() for name in pyarrow.parquet.read_schema(path).names]
-        encoding, delimiter = find_layout(path, column)
-        if delimiter is None:
+        layout = find_layout(path, column)
+        if layout.delimiter is None:
             return []
-        with open_text(path, encoding) as file:
-            header, _ = next(iter_records(file, delimiter), ([], []))
+        with open_text(path, layout.encoding) as file:
+            header, _ = next(iter_records(islice(file, layout.n_skipped, None), layout.delimiter), ([], []))
         return [name.strip() for name in header]
     except READ_ERRORS as err:
         raise _make_read_error(path, err) from err
@@ -147,6 +150,10 @@ def find_smiles_column(path: Path, column: str | None = None) -> str:
         return column or ""
     if known := next((name for name in SMILES_COLUMNS if name in names), None):
         return known
+    if found := next((name for name in names if is_molecule(name)), None):
+        raise DataError(
+            f"{path}: {found!r} in the first line is a molecule. If the file has no header, add one or call it .smi."
+        )
     raise DataError(f"{path}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
 
 
@@ -182,13 +189,14 @@ def _require_suffix(path: Path) -> str:
 
 def _iter_text_rows(path: Path, column: str, split_column: str) -> Iterator[Row]:
     try:
-        encoding, delimiter = find_layout(path, column)
-        with open_text(path, encoding) as file:
-            if delimiter is None:
+        layout = find_layout(path, column)
+        with open_text(path, layout.encoding) as file:
+            if layout.delimiter is None:
                 for line in file:
                     yield _make_row(read_smiles(line))
             else:
-                yield from _iter_delimited_rows(path, iter_records(file, delimiter), column, split_column)
+                records = iter_records(islice(file, layout.n_skipped, None), layout.delimiter)
+                yield from _iter_delimited_rows(path, records, column, split_column)
     except READ_ERRORS as err:
         raise _make_read_error(path, err) from err
 
@@ -214,7 +222,7 @@ def _iter_delimited_rows(
                 yield Row("")
             elif len(record) > len(header):
                 yield _make_row(lines[0], problem="too_many_columns")
-            elif len(record) <= max(at, split_at):
+            elif len(record) <= max(at, split_at) or (len(record) < len(header) and not lines[0].endswith("\n")):
                 yield _make_row(lines[0], problem="too_few_columns")
             else:
                 yield _make_row(record[at], record[split_at] if split_at >= 0 else None)
@@ -241,6 +249,8 @@ def _find_columns(path: Path, header: list[str], column: str, split_column: str)
 
 def _describe_header(name: str, names: list[str]) -> str:
     """Suggest a column; of a table that seems to have one only, say which delimiters are known."""
+    if found := next((name for name in names if is_molecule(name)), None):
+        return f" {found!r} in the first line is a molecule: if the file has no header, add one or call it .smi."
     if len(names) == 1:
         return f" The header is {names[0]!r}, with none of the delimiters comma, semicolon, tab and |."
     return suggest_nearest(name, names)
@@ -252,7 +262,7 @@ def _make_row(smiles: str, split: str | None = None, problem: str | None = None)
         return Row(smiles.strip(), split and split.strip(), problem)
     except UnicodeEncodeError:
         readable = smiles.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return Row(readable, None, "not_utf8")
+        return Row(readable.strip(), None, "not_utf8")
 
 
 def _iter_parquet_rows(path: Path, column: str, split_column: str) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import codecs
 import csv
 import gzip
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast
@@ -30,6 +30,15 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_KINDS = {  # by their first bytes
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x1f\x8b": "compressed with gzip",
+    b"PAR1": "a parquet file",
+    b"%PDF": "a PDF",
+}
+_SEPARATOR_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)
+_TOKEN = re.compile(r"\[[^\]]+\]|Br?|Cl?|[NOSPFIbcnops]|[=#()/\\.:~@+-]|%?\d+")
 _SMILES_AND_EXTENSION = re.compile(r"(\S+)(?:\s+(\|[^|]*\|?))?\s*")  # C[C@H](F)Cl |&1:1| name
 
 
@@ -39,10 +48,12 @@ class Layout(NamedTuple):
     Attributes:
         encoding: as Python calls it.
         delimiter: one of DELIMITERS; None: no table, each line begins with a SMILES.
+        n_skipped: lines before the header of a table: blank ones, and the `sep=;` of a spreadsheet.
     """
 
     encoding: str
     delimiter: str | None
+    n_skipped: int = 0
 
 
 def find_layout(path: Path, column: str | None = None) -> Layout:
@@ -62,7 +73,9 @@ def find_layout(path: Path, column: str | None = None) -> Layout:
     encoding = _find_encoding(path)
     suffix = find_suffix(path.name)
     with open_text(path, encoding) as file:
-        lines = [text for line in islice(file, N_LOOKED_AT) if (text := line.rstrip("\n"))]
+        lines = [line.rstrip("\n") for line in islice(file, N_LOOKED_AT)]
+    n_skipped = next((k for k, line in enumerate(lines) if line.strip() and not _SEPARATOR_LINE.fullmatch(line)), 0)
+    lines = [line for line in lines[n_skipped:] if line]
     if not lines:
         return Layout(encoding, None if suffix in SMILES_SUFFIXES else ",")
     candidates = [mark for mark in DELIMITERS if mark in lines[0]]
@@ -73,8 +86,16 @@ def find_layout(path: Path, column: str | None = None) -> Layout:
     scores = {delimiter: _score_delimiter(lines, delimiter, column) for delimiter in candidates}
     best = max(candidates, key=scores.__getitem__)
     if suffix in SMILES_SUFFIXES and not scores[best][0]:
+        _refuse_tokens(path, lines)
         return Layout(encoding, None)
-    return Layout(encoding, best)
+    return Layout(encoding, best, n_skipped)
+
+
+def _refuse_tokens(path: Path, lines: Sequence[str]) -> None:
+    """Refuse SMILES whose tokens are separated by blanks: each would be read as its first atom."""
+    tokenized = [line for line in lines if len(fields := line.split()) > 3 and all(map(_TOKEN.fullmatch, fields))]
+    if 2 * len(tokenized) > len(lines):
+        raise DataError(f"{path}: {tokenized[0][:60]!r} is a SMILES with blanks between its tokens. Remove the blanks.")
 
 
 def _find_encoding(path: Path) -> str:
@@ -82,7 +103,9 @@ def _find_encoding(path: Path) -> str:
         start = file.read(256)
     if mark := next((mark for mark in _BYTE_ORDER_MARKS if start.startswith(mark)), None):
         return _BYTE_ORDER_MARKS[mark]
-    if b"\0" in start:
+    if kind := next((kind for mark, kind in _KINDS.items() if start.startswith(mark)), None):
+        raise DataError(f"{path}: this is {kind}, not the text that its name promises. Rename or convert it.")
+    if 4 * start.count(0) > len(start):
         raise DataError(
             f"{path}: no UTF-8 text, perhaps UTF-16. Save it as UTF-8, e.g. iconv -f utf-16 -t utf-8, and try again."
         )
@@ -120,8 +143,8 @@ def _open_bytes(path: Path):  # type: ignore[no-untyped-def]  # gzip and open ha
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
-def iter_records(file: TextIO, delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Iterate over the records of a table: the fields of each, and the lines that it takes.
+def iter_records(file: Iterable[str], delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Iterate over the records of a table: the fields of each, and the lines that it takes, with their ends.
 
     Raises:
         csv.Error: a quotation mark is left open.
@@ -132,17 +155,17 @@ def iter_records(file: TextIO, delimiter: str) -> Iterator[tuple[list[str], list
             text = line.rstrip("\n")
             fields = split_line(text, delimiter, n_fields)
             n_fields = n_fields or len(fields)
-            yield fields, [text]
+            yield fields, [line]
         return
     csv.field_size_limit(max(MAX_FIELD, csv.field_size_limit()))
     lines: list[str] = []
 
     def iter_lines() -> Iterator[str]:
         for line in file:
-            lines.append(line.rstrip("\n"))
+            lines.append(line)
             yield line
 
-    for record in csv.reader(iter_lines(), strict=True, delimiter=delimiter):
+    for record in csv.reader(iter_lines(), strict=True, delimiter=delimiter, skipinitialspace=True):
         yield record, lines.copy()
         lines.clear()
 
@@ -155,10 +178,11 @@ def split_line(text: str, delimiter: str, n_fields: int | None) -> list[str]:
         first, rest = join_extension(match), text.strip()[match.end() :]
         if n_fields is None:
             return [first, *rest.split()]
-        return [first] if n_fields == 1 else [first, *rest.split(maxsplit=n_fields - 2)]
+        fields = [first] if n_fields == 1 else [first, *rest.split(maxsplit=n_fields - 2)]
+        return ["", *fields] if text[0].isspace() and len(fields) < n_fields else fields
     if delimiter == "\t":
         return [_unquote(field) for field in text.split("\t")] if text else []
-    return next(csv.reader([text], delimiter=delimiter), [])
+    return next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
 
 
 def read_smiles(line: str) -> str:
@@ -167,7 +191,7 @@ def read_smiles(line: str) -> str:
     >>> read_smiles("C[C@H](F)Cl |&1:1| a racemate")
     'C[C@H](F)Cl |&1:1|'
     """
-    match = _SMILES_AND_EXTENSION.match(line.strip())
+    match = None if line.startswith("\t") else _SMILES_AND_EXTENSION.match(line.strip())  # an empty first field
     return join_extension(match) if match else ""
 
 

@@ -15,11 +15,24 @@ from molvae.errors import DataError, MolvaeError, Rejected
 
 N_ROWS = 20  # of a file, that are looked at
 MIN_ATOMS = 2  # of a molecule that counts as one: a name such as C or I is none
+STRUCTURAL_CAUSES = {
+    "too_many_columns": "The rows have more fields than the header: give each column a name.",
+    "too_few_columns": "The rows have fewer fields than the header: is it another delimiter?",
+}
+TEXT_CAUSES = {  # by a pattern in the text
+    r"^InChI=": "That is an InChI; SMILES are needed.",
+    r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$": "That is an InChIKey, from which no molecule can be read; SMILES are needed.",
+    r"^[\"'“‘]|^b'": "It stands in quotation marks: remove them.",
+    r"^[{\[]\s*\"": "That looks like JSON; a table or a file of SMILES is needed.",
+    r">.*>": "That is a reaction; SMILES of single molecules are needed.",
+    r"^<[a-z]+>": "It holds tokens of another program, such as <bos>: remove them.",
+    r"M  END|V[23]000": "That looks like an SDF file; a file of SMILES is needed.",
+}
 _DELIMITERS = re.compile(r"[\s,;|]+")
 _SELFIES = re.compile(r"(\[[^\[\]]+\]){2,}")
 
 
-def require_a_molecule(path: Path, texts: Sequence[str | None]) -> None:
+def require_a_molecule(path: Path, rows: Sequence[Row]) -> None:
     """Refuse a file of which no row is a molecule: the wrong column was read, most likely.
 
     Raises:
@@ -27,17 +40,18 @@ def require_a_molecule(path: Path, texts: Sequence[str | None]) -> None:
     """
     first: tuple[str, str] | None = None
     with silence_rdkit():
-        for text in texts:
-            if not text:
-                continue
+        for row in rows:
             try:
-                parse_smiles(text, silence=False)
+                if row.problem:
+                    raise Rejected(row.problem)
+                parse_smiles(row.smiles, silence=False)
             except Rejected as rejection:
-                first = first or (text, rejection.reason)
+                if first is None or first[1] == "empty":
+                    first = row.smiles, rejection.reason
             else:
                 return
     if first is not None:
-        raise DataError(f"{path}: none of {len(texts)} rows is a molecule. {explain_unreadable(path, *first)}")
+        raise DataError(f"{path}: none of {len(rows)} rows is a molecule. {explain_unreadable(path, *first)}")
 
 
 def explain_unreadable(path: Path | None, text: str, reason: str) -> str:
@@ -51,6 +65,8 @@ def explain_unreadable(path: Path | None, text: str, reason: str) -> str:
     Returns:
         sentences to put behind what has failed.
     """
+    if reason in STRUCTURAL_CAUSES:
+        return f"The first row was read as {text[:100]!r} ({reason}). {STRUCTURAL_CAUSES[reason]}"
     cause = _guess_cause_by_text(text)
     if path is not None and path.is_file():
         with suppress(MolvaeError):  # the file has been read already: what else is wrong with it is no news
@@ -59,10 +75,11 @@ def explain_unreadable(path: Path | None, text: str, reason: str) -> str:
 
 
 def _guess_cause_by_text(text: str) -> str:
-    if text.startswith("InChI="):
-        return "That is an InChI; SMILES are needed."
     if _SELFIES.fullmatch(text) and len(text.split("][")) > 2:
         return "That looks like SELFIES; SMILES are needed."
+    for pattern, cause in TEXT_CAUSES.items():
+        if re.search(pattern, text):
+            return cause
     if mark := re.search(r"[,;|]", text):
         return f"It holds {mark[0]!r}: if the file is a table, it needs a header that names the column of SMILES."
     return "Check which column holds the SMILES."
@@ -74,6 +91,9 @@ def _guess_cause_by_file(path: Path) -> str:
         texts = {name: _read_texts(path, name) for name in dict.fromkeys(names)}
         found = [name for name, values in texts.items() if _are_molecules(values)]
         return f"Column {found[0]!r} holds molecules: name it (--column, data.column)." if found else ""
+    with open_text(path, find_layout(path).encoding) as file:
+        if re.search(r"V[23]000$|^M  END", "".join(islice(file, 500)), re.MULTILINE):
+            return TEXT_CAUSES[r"M  END|V[23]000"]
     with open_text(path, find_layout(path).encoding) as file:
         fields = [_DELIMITERS.split(line.strip()) for line in islice(file, N_ROWS)]
     for place in range(max(map(len, fields), default=0)):

@@ -66,7 +66,7 @@ class Predictor:
             targets = np.asarray(values, float)
         except (TypeError, ValueError) as err:
             raise MolvaeError(f"values hold what is no number ({err}); give NaN where there is none.") from None
-        if len(smiles) != len(targets):
+        if targets.ndim != 1 or len(smiles) != len(targets):
             raise MolvaeError(f"{len(smiles)} molecules and {len(targets)} values; one for each is needed.")
         self._encode = encode
         self.points = encode(smiles)[0]

@@ -129,11 +129,11 @@ def _read_smiles(path: Path, column: str | None) -> list[str]:
     Raises:
         DataError: it cannot be read or has fewer than two.
     """
-    rows = read_rows(path, find_smiles_column(path, column))
+    rows = list(read_rows(path, find_smiles_column(path, column)))
     smiles = [row.usable_smiles for row in rows if row.usable_smiles]
     if len(smiles) < 2:
         raise DataError(f"{path}: {len(smiles)} molecules are no set to compare with. Give two or more.")
-    require_a_molecule(path, smiles)
+    require_a_molecule(path, rows)
     return smiles
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 from molvae.errors import MolvaeError
@@ -51,14 +53,27 @@ def check_list(name: str, values: Iterable[Item]) -> list[Item]:
     """Make a list of an argument that may be any iterable but a string.
 
     Raises:
-        MolvaeError: it is one string, or no iterable.
+        MolvaeError: it is one string, a table, or no iterable.
 
     >>> check_list("smiles", ("C", "CC"))
     ['C', 'CC']
     """
+    if isinstance(values, Mapping) or hasattr(values, "columns"):
+        raise MolvaeError(f"{name} is a {type(values).__name__}; give one column of it.")
     if isinstance(values, str | bytes):
         raise MolvaeError(f"{name} is one string, {values!r}; put it into a list.")
     try:
         return list(values)
     except TypeError:
         raise MolvaeError(f"{name} is {values!r}; give a list.") from None
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Check that an argument is a path, as text or as such.
+
+    Raises:
+        MolvaeError: it is another kind of value.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise MolvaeError(f"{name} is {type(value).__name__} {str(value)[:60]!r}; give a path.")
+    return Path(value)

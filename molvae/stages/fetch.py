@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import shutil
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from molvae.data.formats import READABLE_SUFFIXES, find_suffix
 from molvae.data.moses import MOSES, download_moses_wheel, iter_moses_rows
 from molvae.data.readers import (
     ROW_GROUP,
-    SPLIT_LIKE_NAMES,
+    SPLIT_LIKE_NAME,
     Row,
     RowGroupWriter,
     find_delimiter,
@@ -38,6 +39,8 @@ SPLIT_NAMES = {  # as data sets call them, in small letters
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+KNOWN_SPLITS = frozenset(SPLIT_NAMES.values())
+NO_SPLIT = frozenset({"na", "n/a", "nan", "none", "null"})
 SCHEMA = pyarrow.schema(
     {"row": pyarrow.int64(), "smiles": pyarrow.string(), "split": pyarrow.string(), "problem": pyarrow.string()}
 )
@@ -68,6 +71,8 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
         if settings.source != MOSES:
             _log_columns(path, settings)
         splits = _write_rows(rows, out)
+        if settings.source != MOSES:
+            _warn_of_unknown_splits(path, splits)
     except DataError as err:
         if path.parent != downloads or settings.sha256 or settings.source == MOSES:  # it is what was asked for
             raise
@@ -91,10 +96,21 @@ def _log_columns(path: Path, settings: DataSettings) -> None:
         log.info("%s: a table of %d columns, separated by %r", path, len(names), delimiter)
     if (taken := find_split_column(names, settings.split_column)) is not None:
         log.info("%s: the split is that of column %s", path, taken)
-    elif similar := [name for name in names if name.lower() in SPLIT_LIKE_NAMES]:
+    elif similar := [name for name in names if SPLIT_LIKE_NAME.search(name)]:
         log.warning(
             "%s: no column SPLIT, so the molecules are split by a hash. If column %s names the split, set "
             "data.split_column: %s", path, similar[0], similar[0],
+        )  # fmt: skip
+    else:
+        log.info("%s: no column SPLIT; the molecules are split by a hash", path)
+
+
+def _warn_of_unknown_splits(path: Path, splits: Mapping[str, int]) -> None:
+    """Warn of split names that are not known: their molecules are not trained on."""
+    if unknown := [f"{name!r} ({count})" for name, count in splits.items() if name and name not in KNOWN_SPLITS]:
+        log.warning(
+            "%s: molecules of the splits %s are neither trained on nor tested, unless validate.reference names one; "
+            "molvae knows train, valid and test", path, ", ".join(unknown),
         )  # fmt: skip
 
 
@@ -104,7 +120,7 @@ def _write_rows(rows: Iterator[Row], out: Path) -> dict[str, int]:
     group: list[tuple[Any, ...]] = []
     with RowGroupWriter(out, SCHEMA) as writer:
         for number, row in enumerate(rows, start=1):
-            split = SPLIT_NAMES.get(row.split.lower(), row.split) if row.split else row.split
+            split = _normalise_split(row.split)
             group.append((number, row.smiles, split, row.problem))
             splits[split or ""] = splits.get(split or "", 0) + 1
             if len(group) == ROW_GROUP:
@@ -113,6 +129,15 @@ def _write_rows(rows: Iterator[Row], out: Path) -> dict[str, int]:
         if group:
             writer.write(_make_table(group))
     return splits
+
+
+def _normalise_split(name: str | None) -> str | None:
+    """Name a split as molvae does: "Test set" is test, "NA" none."""
+    if not name:
+        return name
+    if name.lower() in NO_SPLIT:
+        return None
+    return SPLIT_NAMES.get(re.sub(r"[ _-]set$", "", name.lower()), name)
 
 
 def _make_table(group: list[tuple[Any, ...]]) -> pyarrow.Table:

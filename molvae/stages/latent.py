@@ -112,9 +112,10 @@ def _read_splits(file: Path) -> tuple[list[_Molecule], list[_Molecule]]:
         DataError: there are splits, but neither `test` nor `valid`.
     """
     splits: dict[str | None, list[_Molecule]] = defaultdict(list)
-    for number, row in enumerate(read_rows(file, find_smiles_column(file)), 1):
+    rows = list(read_rows(file, find_smiles_column(file)))
+    require_a_molecule(file, rows)
+    for number, row in enumerate(rows, 1):
         splits[row.split or None].append(_Molecule(number, row.usable_smiles))
-    require_a_molecule(file, [molecule.smiles for molecules in splits.values() for molecule in molecules])
     if set(splits) == {None}:
         return splits[None], []
     if not (held_out := splits["test"] or splits["valid"]):

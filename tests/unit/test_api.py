@@ -82,6 +82,12 @@ OUT_OF_RANGE = [
     ("decode_round_trip", {"z": np.zeros((2, 4))}, r"z has shape \(2, 4\)"),
     ("encode", {"smiles": "CCO"}, "smiles is one string, 'CCO'; put it into a list"),
     ("encode", {"smiles": 7}, "smiles is 7; give a list"),
+    ("encode", {"smiles": pd.DataFrame({"S": ["CCO"]})}, "smiles is a DataFrame; give one column of it"),
+    ("encode", {"smiles": {"S": 1}}, "smiles is a dict; give one column of it"),
+    ("optimize", {"history": []}, "history is no table with columns smiles and score"),
+    ("optimize", {"history": pd.DataFrame({"a": [1]})}, "history is no table with columns smiles and score"),
+    ("optimize", {"save": "x.csv"}, "save is 'x.csv'; give a function"),
+    ("fit_predictor", {"values": np.ones((1, 1))}, "1 molecules and 1 values"),
     ("log_likelihood", {"smiles": "CCO"}, "smiles is one string"),
     ("log_likelihood", {"draws": 2.5}, "draws is 2.5; give a whole number of at least 1"),
     ("interpolate", {"steps": 1}, "steps is 1; give a whole number of at least 2"),
@@ -118,6 +124,25 @@ def test_every_call_refuses_an_argument_out_of_range_and_names_it(model, call, o
     }
     with pytest.raises(MolvaeError, match=message):
         getattr(model, call)(**valid[call] | options)
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"x", ["x"]])
+def test_a_model_folder_that_is_no_path_is_refused(folder):
+    with pytest.raises(MolvaeError, match="give a path"):
+        molvae.load(folder)
+
+
+def test_what_is_no_text_among_the_molecules_is_named(model, caplog):
+    mu, _ = model.encode(["CCO", b"CCO", 7, ["CCO"], None, float("nan"), pd.NA])
+    assert np.isfinite(mu).all(1).tolist() == [True, *[False] * 6]
+    messages = [record.getMessage() for record in caplog.records]
+    assert "it is a bytes, no text" in messages[0] and "a int" in messages[1] and "a list" in messages[2]
+    assert all(message.endswith("empty: ") for message in messages[3:])
+
+
+def test_latent_points_may_be_a_tensor_with_a_gradient(model):
+    z = torch.zeros((2, 5), requires_grad=True)
+    assert model.decode(z) == model.decode(np.zeros((2, 5)))
 
 
 def test_a_generator_an_array_and_a_column_of_smiles_are_read_as_a_list_is(model, smiles):

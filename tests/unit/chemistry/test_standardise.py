@@ -152,3 +152,27 @@ def test_randomised_smiles_are_of_the_same_molecule_and_a_function_of_it_and_the
     assert len({*randomise_smiles(aspirin, 8, seed=0)}) > 4
     assert randomise_smiles(aspirin, 8, seed=0) != randomise_smiles(aspirin, 8, seed=1)
     assert randomise_smiles("C", 2, seed=0) == ["C", "C"]
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("\u0421CO", r"it holds 'С' \(U\+0421\)"),  # Cyrillic
+        ("CC\u041e", r"U\+041E"),
+        ("CC\u00d6", "U\\+00D6"),
+        ("“CCO”", r"U\+201C"),
+        ("CCN\0", r"U\+0000"),
+        ("C\0C", r"U\+0000"),
+        ("C C O", "text behind the SMILES: 'C O'"),
+        ("CCO ethanol", "text behind the SMILES: 'ethanol'"),
+        ("C\nC", "text behind the SMILES"),
+    ],
+)
+def test_a_text_of_which_rdkit_would_read_a_part_is_no_smiles(text, detail):
+    with pytest.raises(Rejected, match=f"not_smiles: .*{detail}"):
+        standardise(text)
+
+
+@pytest.mark.parametrize("text", ["\ufeffCCO", "CCO\u00a0", " CCO\t", "CCO\u200b", "CCO |r| Äthanol"])
+def test_invisible_characters_at_the_ends_are_passed_over(text):
+    assert standardise(text) == "CCO"

@@ -14,7 +14,7 @@ import pytest
 
 from molvae.commands.evaluate import evaluate
 from molvae.data.moses import download_moses_wheel
-from molvae.errors import DataError
+from molvae.errors import DataError, MolvaeError
 from molvae.metrics import guacamol
 from molvae.metrics.molecule_table import describe_smiles
 from molvae.metrics.reference_cache import load_cached_references
@@ -80,6 +80,17 @@ def test_every_row_of_evaluated_samples_is_accounted_for(evaluate_text):
 def test_samples_without_a_molecule_have_no_metrics_and_the_likely_cause_is_said(evaluate_text, text, message):
     with pytest.raises(DataError, match=message):
         evaluate_text(text)
+
+
+@pytest.mark.parametrize("arguments", [(None,), (["C"],), (5,), ("x.smi", None), ("x.smi", ["C"])])
+def test_paths_of_another_type_are_refused(arguments):
+    with pytest.raises(MolvaeError, match="give a path"):
+        evaluate(*arguments)
+
+
+def test_empty_rows_are_counted_in_a_warning(evaluate_text, caplog):
+    evaluate_text("CCO\n\nCCN\n\n\n")
+    assert "3 of 5 rows are empty, and count as invalid" in caplog.text
 
 
 def test_samples_with_hardly_a_molecule_are_evaluated_with_a_warning(evaluate_text, caplog):

@@ -347,3 +347,55 @@ def test_row_group_writer_gives_the_same_bytes_whatever_pieces_the_rows_come_in(
     assert file.read() == table
     sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
     assert sizes == [10] * (total // 10) + [total % 10] * (total % 10 > 0)
+
+
+def test_lines_before_a_header_are_passed_over_where_a_spreadsheet_writes_them(tmp_path):
+    for start in ("sep=;\n", '"sep=;"\n', "\n", "\n  \n", "\nsep=;\n"):
+        path = write_file(tmp_path / "a.csv", f"{start}SMILES;x\nCCO;1\n\nC;2\n")
+        assert read(path) == [Row("CCO"), Row(""), Row("C")] and read_column_names(path) == ["SMILES", "x"]
+
+
+def test_an_empty_first_field_is_an_empty_smiles_and_not_the_name(tmp_path):
+    assert read(write_file(tmp_path / "a.smi", "CCO\ta\n\tCN\nC\tc\n")) == [Row("CCO"), Row(""), Row("C")]
+    assert read(write_file(tmp_path / "b.smi", "SMILES name\nCCO a\n CN\n")) == [Row("CCO"), Row("")]
+
+
+def test_tokens_separated_by_blanks_are_refused_and_names_of_several_words_are_not(tmp_path):
+    lines = ["C C ( = O ) O", "c 1 c c c c c 1", "C [N+] ( = O ) [O-]", "C C"]
+    with pytest.raises(DataError, match=r"'C C \( = O \) O' is a SMILES with blanks between its tokens"):
+        read(write_file(tmp_path / "a.smi", "\n".join(lines)))
+    assert len(read(write_file(tmp_path / "b.smi", "CCO a b c d\nC vitamin B 12 C\n"))) == 2
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.smi", "a.tsv"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"PK\x03\x04rest", "Excel workbook"), (gzip.compress(b"SMILES"), "compressed with gzip"), (b"PAR1", "parquet")],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=kind):
+        read(tmp_path / name)
+
+
+def test_a_nul_spoils_only_its_row(tmp_path):
+    assert read(write_file(tmp_path / "a.smi", b"C\nC\0N\nN\n" + b"CCCCCCCC\n" * 9))[1].smiles == "C\0N"
+
+
+def test_the_last_row_of_a_file_that_was_cut_is_damaged(tmp_path):
+    header = "id,SMILES,y\n1,CCO,1\n"
+    assert read(write_file(tmp_path / "a.csv", header + "3,CC"))[1] == Row("3,CC", None, "too_few_columns")
+    assert read(write_file(tmp_path / "a.csv", header + "3,CC\n"))[1] == Row("CC")
+    assert read(write_file(tmp_path / "a.csv", header + "3,CC,2"))[1] == Row("CC")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_without_a_header_is_recognised_by_its_first_molecule(tmp_path, name):
+    path = write_file(tmp_path / name, "c1ccccc1\nCCO\n")
+    for call in (lambda: find_smiles_column(path), lambda: read(path)):
+        with pytest.raises(DataError, match=r"'c1ccccc1' in the first line is a molecule.*add one or call it .smi"):
+            call()
+
+
+def test_quoted_fields_behind_a_blank_are_read(tmp_path):
+    assert read(write_file(tmp_path / "a.csv", 'name, "SMILES"\na, "CCO"\n"b, c", C\n')) == [Row("CCO"), Row("C")]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from molvae.data.readers import Row
 from molvae.data.unreadable import explain_unreadable, require_a_molecule
 from molvae.errors import DataError
 
 
 def test_a_file_with_one_molecule_among_its_rows_is_accepted(tmp_path):
-    require_a_molecule(tmp_path / "a.smi", ["x1", None, "", "CCO"])
-    require_a_molecule(tmp_path / "a.smi", [None, ""])  # nothing was read, so nothing was read wrongly
+    require_a_molecule(tmp_path / "a.smi", [Row("x1"), Row("CCO", None, "not_utf8"), Row(""), Row("CCO")])
+    with pytest.raises(DataError, match=r"none of 2 rows .*\(too_many_columns\). The rows have more fields"):
+        require_a_molecule(tmp_path / "a.csv", [Row(""), Row("1,CCO,2", None, "too_many_columns")])
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,12 @@ def test_a_file_with_one_molecule_among_its_rows_is_accepted(tmp_path):
         ("a.csv", "SMILES\nmol1\n", "mol1", "Check which column holds the SMILES"),
         ("a.csv", "SMILES\nxx\n", "InChI=1S/CH4/h1H4", "That is an InChI"),
         ("a.csv", "SMILES\nx\n", "[C][Branch1][C][O]", "That looks like SELFIES"),
+        ("a.txt", "\n  x\n\n  1  0  0 V2000\nM  END\n", "x", "That looks like an SDF file"),
+        ("a.csv", "SMILES\nx\n", "LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "That is an InChIKey"),
+        ("a.csv", "SMILES\nx\n", "'CCO'", "It stands in quotation marks"),
+        ("a.csv", "SMILES\nx\n", '{"smiles": 1}', "That looks like JSON"),
+        ("a.csv", "SMILES\nx\n", "CCO>>CC=O", "That is a reaction"),
+        ("a.csv", "SMILES\nx\n", "<bos>CCO", "tokens of another program"),
         ("a.csv", "SMILES,SMILES\nx,y\n", "x", "Check which column"),  # the file itself is damaged
     ],
 )
@@ -31,7 +39,7 @@ def test_the_likely_cause_is_found_in_the_text_or_in_the_file(tmp_path, name, co
     explanation = explain_unreadable(tmp_path / name, text, "not_smiles")
     assert explanation.startswith(f"The first row was read as {text!r} (not_smiles).") and cause in explanation
     with pytest.raises(DataError, match="none of 2 rows is a molecule"):
-        require_a_molecule(tmp_path / name, ["%%", "x"])
+        require_a_molecule(tmp_path / name, [Row("%%"), Row("x")])
 
 
 def test_the_cause_is_guessed_without_the_file_too():

@@ -67,11 +67,22 @@ def test_fetch_takes_the_split_of_the_data_and_says_from_which_column(tmp_path, 
     ]
 
 
-@pytest.mark.parametrize(("name", "is_warned"), [("set", True), ("Partition", True), ("weight", False)])
+@pytest.mark.parametrize(
+    ("name", "is_warned"),
+    [("set", True), ("Partition", True), ("scaffold_split", True), ("is_train", True), ("weight", False)],
+)
 def test_fetch_warns_of_a_column_that_looks_like_the_split_and_is_not_taken(tmp_path, caplog, name, is_warned):
     (tmp_path / "raw.csv").write_text(f"SMILES,{name}\nCCO,train\nN,test\n")
     assert fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")["splits"] == {}
     assert [f"set data.split_column: {name}" in message for message in caplog.messages] == [True] * is_warned
+
+
+def test_fetch_normalises_split_names_and_warns_of_those_that_it_does_not_know(tmp_path, caplog):
+    names = ["Train", "Test set", "validation_set", "NA", "nan", "trian", "dev", "N/A", ""]
+    (tmp_path / "raw.csv").write_text("SMILES,split\n" + "\n".join(f"{'C' * (k + 1)},{n}" for k, n in enumerate(names)))
+    counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
+    assert counts["splits"] == {"train": 1, "test": 1, "valid": 2, "trian": 1}
+    assert "the splits 'trian' (1) are neither trained on nor tested" in caplog.text
 
 
 def test_fetch_keeps_the_splits_of_molecules_that_featurize_wrote(tmp_path):
