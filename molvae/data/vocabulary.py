@@ -15,6 +15,7 @@ from molvae.errors import ModelFileError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT_VERSION = 3
+MAX_TOKEN_SYMBOLS = 4096  # symbols that a merged token may stand for
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Vocabulary:
             raise _make_vocabulary_error(where, err) from None
         if (
             not all(isinstance(symbol, str) for symbol in symbols)
-            or not all(isinstance(most, int) for most in constraints.values())
+            or not all(type(most) is int and most >= 0 for most in constraints.values())  # True is an int, too
             or len(set(symbols)) != len(symbols)
             or not _are_valid_merges(merges, len(SPECIAL) + len(symbols))
         ):
@@ -148,8 +149,12 @@ def _make_vocabulary_error(where: str, err: Exception) -> ModelFileError:
 def _are_valid_merges(merges: Iterable[tuple[Any, Any]], n_singles: int) -> bool:
     """Whether each pair names tokens that were there before it, none of them special."""
     allowed = range(len(SPECIAL), n_singles)
+    lengths = [1] * n_singles  # in symbols: merges that double would take all memory
     for pair in merges:
-        if not all(isinstance(k, int) and k in allowed for k in pair):
+        if not all(type(k) is int and k in allowed for k in pair):
+            return False
+        lengths.append(sum(lengths[k] for k in pair))
+        if lengths[-1] > MAX_TOKEN_SYMBOLS:
             return False
         allowed = range(len(SPECIAL), allowed.stop + 1)
     return True

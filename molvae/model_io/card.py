@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ModelFileError
+from molvae.runtime.files import compute_json_hash, compute_sha256
 
 FORMAT_VERSION = 3
+MAX_CARD_BYTES = 50_000_000
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "model.json"
 UNKNOWN_MAX_TOKENS = 128  # of models whose card does not say how long the molecules are that they were trained on
 
@@ -30,6 +33,8 @@ class ModelCard(TypedDict, total=False):
         collapsed: whether the posterior has collapsed (`molvae.inference.posterior_diagnostics.is_collapsed`).
         prior: the content of prior.json, where a prior was fitted; not in the file.
         name: of a pretrained model.
+        checksums: SHA-256 of the weights file, `weights`, and of the rest of this card, `card`; by them a file that was
+            damaged or changed is known. Cards before them have none.
     """
 
     format_version: int
@@ -44,6 +49,7 @@ class ModelCard(TypedDict, total=False):
     collapsed: bool
     prior: dict[str, Any]
     name: str
+    checksums: dict[str, str]
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -52,11 +58,13 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: there is no such file, or it is damaged or of another format.
     """
+    if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_CARD_BYTES):
+        raise ModelFileError(f"{path}: no model card, which is a file of at most {MAX_CARD_BYTES} bytes.")
     try:
         card = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelFileError(f"{path}: no such file. A model folder holds {CARD_FILE} and {WEIGHTS_FILE}.") from None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ModelFileError(f"{path}: damaged, not JSON ({err}). Train again or copy it afresh.") from None
     version = card.get("format_version") if isinstance(card, dict) else None
     if version != FORMAT_VERSION:
@@ -65,6 +73,29 @@ def read_card(path: Path) -> dict[str, Any]:
         )
     content: dict[str, Any] = card
     return content
+
+
+def make_checksums(card: Mapping[str, Any], weights_file: Path) -> dict[str, str]:
+    """Make the checksums of a card and of the weights beside it."""
+    content = {name: value for name, value in card.items() if name != "checksums"}
+    return {"weights": compute_sha256(weights_file), "card": compute_json_hash(content)}
+
+
+def verify_checksums(card: Mapping[str, Any], card_file: Path, weights_file: Path) -> None:
+    """Check that neither a card nor its weights have changed since they were written; a card may have no checksums.
+
+    Raises:
+        ModelFileError: one of them has; the message names it.
+    """
+    if "checksums" not in card:
+        return
+    expected, found = card["checksums"], make_checksums(card, weights_file)
+    for name, file in (("weights", weights_file), ("card", card_file)):
+        if not isinstance(expected, dict) or expected.get(name) != found[name]:
+            raise ModelFileError(
+                f"{file}: its checksum is not the one in {card_file.name}: it was damaged or changed after it was "
+                "written. Copy it afresh or train again; after a change on purpose remove `checksums` from the card."
+            )
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:

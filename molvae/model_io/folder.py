@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from molvae.config import ModelSettings, PriorSettings, parse_settings
 from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ConfigError, ModelFileError
-from molvae.model_io.card import CARD_FILE, FORMAT_VERSION, WEIGHTS_FILE, ModelCard, read_card
+from molvae.model_io.card import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    ModelCard,
+    make_checksums,
+    read_card,
+    verify_checksums,
+)
 from molvae.model_io.tensors import read_tensors, write_tensors
 from molvae.nn.priors import Prior, build_prior
 from molvae.nn.vae import VAE
@@ -47,7 +56,7 @@ def save_model(folder: Path, model: VAE, vocabulary: Vocabulary, card: ModelCard
     write_tensors(folder / WEIGHTS_FILE, model.state_dict())
     properties = {"properties": list(model.head.names)} if model.head is not None else {}
     content = {"format_version": FORMAT_VERSION, "vocabulary": vocabulary.to_json(), **properties, **card}
-    write_json(folder / CARD_FILE, content)
+    _write_card(folder / CARD_FILE, content, folder / WEIGHTS_FILE)
 
 
 def save_prior(folder: Path, prior: Prior | None, card: dict[str, Any]) -> None:
@@ -59,7 +68,12 @@ def save_prior(folder: Path, prior: Prior | None, card: dict[str, Any]) -> None:
         card: must hold `settings` (kind, components) and `weights_sha256`, of the weights it was fitted to.
     """
     write_tensors(folder / PRIOR_WEIGHTS_FILE, {} if prior is None else prior.state_dict())
-    write_json(folder / PRIOR_CARD_FILE, {"format_version": FORMAT_VERSION, **card})
+    _write_card(folder / PRIOR_CARD_FILE, {"format_version": FORMAT_VERSION, **card}, folder / PRIOR_WEIGHTS_FILE)
+
+
+def _write_card(file: Path, content: dict[str, Any], weights_file: Path) -> None:
+    content = json.loads(json.dumps(content))  # as it will be read, of which the checksum is
+    write_json(file, {**content, "checksums": make_checksums(content, weights_file)})
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -85,8 +99,9 @@ def load_model(folder: Path) -> TrainedModel:
         if settings.kind != "as_trained":
             with torch.device("meta"):
                 prior = build_prior(settings.kind, settings.components, model.network.encoder)
-            prior.to_empty(device="cpu").load_state_dict(read_tensors(weights_file))
+            _fill(prior, weights_file)
             model.network.prior = prior.eval()
+    verify_checksums(prior_card, card_file, weights_file)
     return model._replace(card=cast(ModelCard, {**model.card, "prior": prior_card}))
 
 
@@ -103,8 +118,25 @@ def load_model_as_trained(folder: Path) -> TrainedModel:
         settings = _parse_model_settings(card)
         with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
             network = VAE(len(vocabulary), settings, card.get("properties", ()))
-        network.to_empty(device="cpu").load_state_dict(read_tensors(weights_file))
+        _fill(network, weights_file)
+    verify_checksums(card, card_file, weights_file)
     return TrainedModel(network.eval(), vocabulary, cast(ModelCard, card))
+
+
+def _fill(network: nn.Module, weights_file: Path) -> None:
+    """Fill a network on the meta device with the tensors of a file.
+
+    Raises:
+        ModelFileError: a tensor holds whole numbers where real ones belong, or values that are not finite.
+        RuntimeError: names or shapes do not fit.
+    """
+    tensors = read_tensors(weights_file)
+    for name, expected in network.state_dict().items():
+        if name not in tensors or not expected.is_floating_point():
+            continue
+        if not tensors[name].is_floating_point() or not torch.isfinite(tensors[name]).all():
+            raise ModelFileError(f"{weights_file}: {name} holds values that are no finite real numbers. Train again.")
+    network.to_empty(device="cpu").load_state_dict(tensors)
 
 
 def read_model_settings(folder: Path) -> ModelSettings:

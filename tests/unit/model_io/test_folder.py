@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,13 +20,16 @@ from molvae.config import ModelSettings
 from molvae.errors import ModelFileError
 from molvae.inference.sampling import SamplingOptions, sample_prior
 from molvae.model_io.folder import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from molvae.model_io.pretrained import resolve_model_folder
+from molvae.model_io.tensors import write_tensors
 from molvae.nn.vae import VAE, init_vae
 from molvae.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 
 def edit_card(folder, change) -> None:
-    """Rewrite the card of a model folder."""
+    """Rewrite the card of a model folder, on purpose: without its checksums."""
     card = json.loads((folder / CARD_FILE).read_text())
+    card.pop("checksums", None)
     change(card)
     (folder / CARD_FILE).write_text(json.dumps(card))
 
@@ -287,3 +292,99 @@ def test_damaged_checkpoint_is_an_error_that_names_it(tmp_path, damage, harm):
     damage[harm](tmp_path / "resume.safetensors")
     with pytest.raises(ModelFileError, match=r"resume\.safetensors: "):
         load_checkpoint(tmp_path / "resume.safetensors", "run 1")
+
+
+# checksums, and what a card or weights may not hold
+
+
+def flip_bit(path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position // 8] ^= 1 << position % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
+def test_any_flipped_bit_of_a_model_folder_is_found(folder, name):
+    n_bits, whole = 8 * (folder / name).stat().st_size, (folder / name).read_bytes()
+    for position in np.random.default_rng(0).integers(n_bits, size=60):
+        flip_bit(folder / name, int(position))
+        try:
+            load_model(folder)
+        except ModelFileError:
+            pass
+        else:  # white space between the values of a card says nothing
+            assert name == CARD_FILE and json.loads((folder / name).read_bytes()) == json.loads(whole), position
+        (folder / name).write_bytes(whole)
+    load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card["vocabulary"]["symbols"].append(card["vocabulary"]["symbols"].pop(0)),
+        lambda card: card["vocabulary"]["constraints"].update(C=3),
+        lambda card: card["settings"].update(featurize={"stereo": "strip"}),
+        lambda card: card["checksums"].update(card="0" * 64),
+        lambda card: card.update(checksums=[]),
+        lambda card: card["checksums"].pop("weights"),
+    ],
+)
+def test_a_changed_card_is_refused_with_its_checksum(folder, change):
+    card = json.loads((folder / CARD_FILE).read_text())
+    change(card)
+    (folder / CARD_FILE).write_text(json.dumps(card))
+    with pytest.raises(ModelFileError, match="its checksum is not the one in model.json: it was damaged or changed"):
+        load_model(folder)
+
+
+def test_a_card_that_is_written_otherwise_or_has_no_checksums_is_loaded(folder):
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps(dict(reversed(card.items())), indent=4))
+    load_model(folder)
+    edit_card(folder, lambda card: None)
+    load_model(folder)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "integer"])
+def test_weights_that_are_no_finite_real_numbers_are_refused(folder, network, value):
+    edit_card(folder, lambda card: None)
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    name = "encoder.to_latent.weight"
+    tensors[name] = tensors[name].to(torch.int32) if value == "integer" else tensors[name].fill_(value)
+    write_tensors(folder / WEIGHTS_FILE, tensors)
+    with pytest.raises(ModelFileError, match=f"{name} holds values that are no finite real numbers"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda vocabulary: vocabulary["constraints"].update(C=True),
+        lambda vocabulary: vocabulary["constraints"].update(C=-1),
+        lambda vocabulary: vocabulary.update(merges=[[4, 4], *([k, k] for k in range(4 + n_symbols(vocabulary), 99))]),
+        lambda vocabulary: vocabulary.update(merges=[[True, 5]]),
+    ],
+)
+def test_a_vocabulary_with_truth_values_or_merges_that_double_is_refused(folder, change):
+    edit_card(folder, lambda card: change(card["vocabulary"]))
+    with pytest.raises(ModelFileError, match="a vocabulary of another version of molvae"):
+        load_model(folder)
+
+
+def n_symbols(vocabulary) -> int:
+    return len(vocabulary["symbols"])
+
+
+def test_a_card_that_is_deeply_nested_or_no_ordinary_file_is_refused(folder):
+    (folder / CARD_FILE).write_text("[" * 200_000)
+    with pytest.raises(ModelFileError, match="damaged, not JSON"):
+        load_model(folder)
+    (folder / CARD_FILE).unlink()
+    (folder / CARD_FILE).symlink_to("/dev/zero")
+    with pytest.raises(ModelFileError, match="no model card, which is a file of at most"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["moses", "moses-latent"])
+def test_the_shipped_models_have_checksums(name):
+    assert load_model(resolve_model_folder(f"pretrained:{name}")).card["checksums"].keys() == {"weights", "card"}

@@ -15,7 +15,7 @@ from molvae.data.vocabulary import Vocabulary
 from molvae.errors import ConfigError, DataError, ModelFileError
 from molvae.inference.posterior import sample_aggregate_posterior
 from molvae.inference.sampling import SamplingOptions, sample_prior
-from molvae.model_io.card import WEIGHTS_FILE
+from molvae.model_io.card import CARD_FILE, WEIGHTS_FILE
 from molvae.model_io.folder import (
     PRIOR_CARD_FILE,
     PRIOR_WEIGHTS_FILE,
@@ -143,7 +143,8 @@ def test_a_prior_fitted_to_different_weights_is_refused_and_can_be_deleted(token
     with torch.no_grad():
         network.decoder.state_to_logits.bias += 1
     save_model(model.parent / "changed", network, vocabulary, card)
-    shutil.copy(model.parent / "changed" / WEIGHTS_FILE, model / WEIGHTS_FILE)
+    for name in (WEIGHTS_FILE, CARD_FILE):
+        shutil.copy(model.parent / "changed" / name, model / name)
     with pytest.raises(ModelFileError, match=r"prior\.json: .*other weights.* Run `molvae prior` again, or delete"):
         load_model(model)
     prior(tokens, model, SETTINGS, threads=1)  # which reads the weights without it
