@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -411,3 +413,19 @@ def test_documented_arguments_are_the_parameters_of_the_function_in_their_order(
     for function in iter_public_functions(PACKAGE):
         if "Args:" in function.docstring:
             assert read_documented_arguments(function.docstring) == function.parameters, function.name
+
+
+def test_every_library_that_the_package_imports_is_declared():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = {normalise_name(re.split(r"[<>=\[]", requirement)[0]) for requirement in project["dependencies"]}
+    distributions = importlib.metadata.packages_distributions()
+    libraries = {entry.target.split(".")[0] for entry in read_imports(PACKAGE) if not entry.is_internal}
+    libraries -= {*sys.stdlib_module_names}
+    assert len(libraries) > 20, "the imports are not found"
+    names = {library: {*map(normalise_name, distributions[library])} for library in libraries}
+    assert [library for library in libraries if not declared & names[library]] == []
+
+
+def normalise_name(name: str) -> str:
+    """The name of a distribution as the package index compares it."""
+    return name.strip().lower().replace("_", "-")
