@@ -37,6 +37,7 @@ from molvae.runtime.arguments import check_integer, check_list, check_number, ch
 from molvae.runtime.seeds import make_generator
 
 log = logging.getLogger(__name__)
+MAX_TOKENS = 4097  # the most that the config lets a string have
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -322,7 +323,9 @@ class Model:
             MolvaeError: fewer are left, or there are not as many values as molecules.
         """
         smiles, values = check_list("smiles", smiles), check_list("values", values)
-        return Predictor(self.encode, self._tokenizer.standardise, smiles, values, check_integer("seed", seed, 0))
+        return Predictor(
+            self.encode, self._tokenizer.standardise, smiles, values, check_integer("seed", seed, 0, 2**32 - 1)
+        )
 
     def decode(
         self, z: np.ndarray, *, temperature: float = 0.0, seed: int = 0, max_tokens: int | None = None
@@ -400,7 +403,7 @@ class Model:
         return points
 
     def _check_max_tokens(self, max_tokens: int | None) -> int:
-        return self.max_tokens if max_tokens is None else check_integer("max_tokens", max_tokens, 1)
+        return self.max_tokens if max_tokens is None else check_integer("max_tokens", max_tokens, 1, MAX_TOKENS)
 
     def tokenize(self, smiles: Sequence[str | None], rows: Sequence[int] | None = None) -> tuple[np.ndarray, TokenSet]:
         """Tokenize the molecules of a list that the model can read.

@@ -11,7 +11,7 @@ import numpy as np
 from molvae.chemistry.standardise import standardise
 from molvae.data.bpe import MergeEncoder
 from molvae.data.dataset import TokenSet
-from molvae.data.tokenizer import tokenize_smiles
+from molvae.data.tokenizer import tokenize_molecule
 from molvae.data.vocabulary import UNK, Vocabulary
 from molvae.errors import MolvaeError, Rejected
 
@@ -68,7 +68,7 @@ class MoleculeTokenizer:
             if str(text) in MISSING_VALUES:
                 raise Rejected("empty")
             raise Rejected("not_smiles", f"it is a {type(text).__name__}, no text")
-        symbols = tokenize_smiles(self.standardise(text))
+        symbols = tokenize_molecule(self.standardise(text))
         ids = self.vocabulary.encode(symbols)
         if UNK in ids:
             unknown = sorted({symbol for symbol, i in zip(symbols, ids, strict=True) if i == UNK})

@@ -16,7 +16,7 @@ from molvae.chemistry.fragments import contains_second_compound
 from molvae.chemistry.selfies_codec import extend_default_constraints, use_constraints
 from molvae.chemistry.standardise import Standardised, parse_smiles, randomise_smiles, standardise_with_record
 from molvae.data.shards import SHARD_SCHEMA, UNKNOWN_SYMBOL
-from molvae.data.tokenizer import tokenize_smiles
+from molvae.data.tokenizer import tokenize_molecule, tokenize_smiles
 from molvae.errors import Rejected
 from molvae.runtime.seeds import derive_seed
 
@@ -84,7 +84,7 @@ def _tokenize_row(row: dict[str, Any], rules: RowRules) -> tuple[Standardised, l
         neutralise=settings.neutralise,
         stereo=settings.stereo,
     )
-    string = tokenize_smiles(molecule.smiles)
+    string = tokenize_molecule(molecule.smiles)
     if len(string) > settings.max_tokens:
         raise Rejected("too_long", f"{len(string)} symbols, featurize.max_tokens is {settings.max_tokens}")
     allowed = rules.allowed_symbols

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from molvae.chemistry.selfies_codec import encode_smiles
+from molvae.chemistry.descriptors import to_canonical_smiles
+from molvae.chemistry.selfies_codec import build_constraints, decode_selfies, encode_smiles
+from molvae.chemistry.standardise import parse_smiles
 from molvae.chemistry.tokenization import detokenize, tokenize
 from molvae.data.vocabulary import Vocabulary
+from molvae.errors import Rejected
 
 
 def tokenize_smiles(smiles: str) -> list[str]:
@@ -19,6 +23,28 @@ def tokenize_smiles(smiles: str) -> list[str]:
         Rejected: `not_selfies`: SELFIES cannot write the molecule.
     """
     return tokenize(encode_smiles(smiles))
+
+
+def tokenize_molecule(smiles: str) -> list[str]:
+    """Write a molecule as tokens that stand for it: decoded they give the same molecule.
+
+    Args:
+        smiles: canonical.
+
+    Raises:
+        Rejected: `not_selfies`: SELFIES cannot write the molecule, or writes another.
+
+    >>> tokenize_molecule("CC=O")
+    ['[C]', '[C]', '[=O]']
+    """
+    tokens = tokenize_smiles(smiles)
+    symbols = detokenize(tokens)
+    decoded = decode_selfies(symbols, build_constraints(symbols))
+    with suppress(Rejected):
+        decoded = to_canonical_smiles(parse_smiles(decoded))
+    if decoded != smiles:
+        raise Rejected("not_selfies", f"SELFIES writes {decoded} in its place")
+    return tokens
 
 
 def ids_to_selfies(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:

@@ -14,18 +14,23 @@ from molvae.errors import MolvaeError
 Item = TypeVar("Item")
 
 
-def check_integer(name: str, value: Any, at_least: int | None = None) -> int:
-    """Check that an argument is a whole number, and not below the least.
+def check_integer(name: str, value: Any, at_least: float = -math.inf, at_most: float = math.inf) -> int:
+    """Check that an argument is a whole number in a range.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        at_least: least value.
+        at_most: largest value.
 
     Raises:
-        MolvaeError: it is another kind of value (10.0 and True are), or too small.
+        MolvaeError: it is another kind of value (10.0 and True are), or out of the range.
 
     >>> check_integer("n", 3, 1)
     3
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or (at_least is not None and value < at_least):
-        least = "" if at_least is None else f" of at least {at_least}"
-        raise MolvaeError(f"{name} is {value!r}; give a whole number{least}.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or not at_least <= int(value) <= at_most:
+        raise MolvaeError(f"{name} is {value!r}; give a whole number{_describe_range(at_least, at_most)}.")
     return int(value)
 
 
@@ -43,10 +48,13 @@ def check_number(name: str, value: Any, at_least: float = -math.inf, at_most: fl
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not at_least <= value <= at_most:
-        limits = {"at least": at_least, "at most": at_most}
-        wanted = ["a finite number", *(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))]
-        raise MolvaeError(f"{name} is {value!r}; give {', '.join(wanted)}.")
+        raise MolvaeError(f"{name} is {value!r}; give a finite number{_describe_range(at_least, at_most)}.")
     return float(value)
+
+
+def _describe_range(at_least: float, at_most: float) -> str:
+    limits = {"at least": at_least, "at most": at_most}
+    return "".join(f", {word} {limit:.10g}" for word, limit in limits.items() if math.isfinite(limit))
 
 
 def check_list(name: str, values: Iterable[Item]) -> list[Item]:

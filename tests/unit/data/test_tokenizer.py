@@ -6,7 +6,7 @@ import pytest
 
 from molvae.chemistry.selfies_codec import decode_selfies
 from molvae.chemistry.standardise import standardise
-from molvae.data.tokenizer import ids_to_selfies, tokenize_smiles
+from molvae.data.tokenizer import ids_to_selfies, tokenize_molecule, tokenize_smiles
 from molvae.data.vocabulary import EOS, PAD
 from molvae.errors import Rejected
 
@@ -26,3 +26,10 @@ def test_token_ids_of_a_molecule_are_converted_to_its_selfies_up_to_the_first_eo
         ids = vocabulary.encode(tokenize_smiles(standardise(text)))
         assert ids_to_selfies(vocabulary, [*ids, EOS, *ids, PAD]) == string
         assert standardise(decode_selfies(string, vocabulary.constraints)) == standardise(text)
+
+
+def test_a_molecule_that_selfies_writes_as_another_is_rejected_and_all_usual_ones_are_written(smiles):
+    for text in smiles:
+        assert tokenize_molecule(standardise(text)) == tokenize_smiles(standardise(text))
+    with pytest.raises(Rejected, match=r"not_selfies: SELFIES writes C=C\(C\)CC\(=O\)O in its place"):
+        tokenize_molecule(standardise("C:C(C)CC(=O)O"))
