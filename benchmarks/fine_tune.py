@@ -91,7 +91,7 @@ def score_samples(
     options = SamplingOptions(
         seed=settings.seed,
         temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
+        max_tokens=settings.max_tokens or FeaturizeSettings().max_tokens + 1,
         max_tries=settings.max_tries,
         threads=threads,
     )
