@@ -29,10 +29,11 @@ from record import compute_median, make_parser, print_ratio, write_result
 
 from molvae.chemistry.descriptors import to_canonical_smiles
 from molvae.chemistry.standardise import parse_smiles
-from molvae.config import FeaturizeSettings, ModelSettings, SampleSettings, TrainSettings
+from molvae.config import ModelSettings, SampleSettings, TrainSettings
 from molvae.errors import Interrupted, Rejected
 from molvae.inference.posterior_diagnostics import ACTIVE_VARIANCE
 from molvae.metrics import fcd
+from molvae.model_io.card import get_max_tokens
 from molvae.training.trainer import Trainer
 
 MOLECULES = 100_000
@@ -157,7 +158,7 @@ def compare(
     known = {text for split in ("train", "valid") for text in tokens.smiles[split]}
     reference = fcd.load_moses_test_statistics()
     trainer, our_result = train_ours(tokens, seconds, seed)
-    options = tokens.vocabulary, samples, FeaturizeSettings().max_tokens + 1, threads
+    options = tokens.vocabulary, samples, get_max_tokens({}), threads
     our_result |= compute_metrics(ours.sample_smiles(trainer, *options, max_tries=max_tries), known, reference)
     our_result["unfiltered_samples"] = compute_metrics(ours.sample_smiles(trainer, *options), known, reference)
     print(f"ours: {our_result}", flush=True)

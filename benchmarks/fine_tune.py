@@ -26,6 +26,7 @@ from molvae.data.dataset import TokenSet
 from molvae.data.vocabulary import SPECIAL, Vocabulary
 from molvae.inference.round_trip_filter import iter_selfies, make_round_trip_filter
 from molvae.inference.sampling import SamplingOptions, sample_prior
+from molvae.model_io.card import get_max_tokens
 from molvae.model_io.folder import load_model_as_trained
 from molvae.model_io.pretrained import resolve_model_folder
 from molvae.nn.vae import VAE, resize_token_embeddings
@@ -91,7 +92,7 @@ def score_samples(
     options = SamplingOptions(
         seed=settings.seed,
         temperature=settings.temperature,
-        max_tokens=settings.max_tokens or FeaturizeSettings().max_tokens + 1,
+        max_tokens=settings.max_tokens or get_max_tokens({}),
         max_tries=settings.max_tries,
         threads=threads,
     )

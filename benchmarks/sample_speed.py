@@ -22,11 +22,12 @@ from example import write_example
 from peer import Peer
 from record import compute_median, make_parser, print_ratio, write_result
 
-from molvae.config import FeaturizeSettings, ModelSettings, TrainSettings
+from molvae.config import ModelSettings, TrainSettings
 from molvae.data.dataset import TokenSet
+from molvae.model_io.card import get_max_tokens
 from molvae.training.trainer import Trainer
 
-MAX_TOKENS = FeaturizeSettings().max_tokens + 1
+MAX_TOKENS = get_max_tokens({})
 TOLERANCE = 0.1  # of the mean length of samples, relative to the data's
 CHECK_STEPS = 20  # steps between measurements of it
 MAX_STEPS = 2000

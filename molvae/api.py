@@ -16,13 +16,19 @@ from molvae.chemistry.round_trip import compute_round_trip_smiles
 from molvae.chemistry.selfies_codec import decode_selfies
 from molvae.data.dataset import TokenSet
 from molvae.data.molecule_tokenizer import MoleculeTokenizer
-from molvae.data.vocabulary import Vocabulary
+from molvae.data.vocabulary import MAX_TOKENS, Vocabulary
 from molvae.errors import MolvaeError
 from molvae.inference.conditioning import require_head
 from molvae.inference.decoding import TokenStrings
 from molvae.inference.posterior import compute_posterior
 from molvae.inference.round_trip_filter import iter_selfies, make_round_trip_filter
-from molvae.inference.sampling import SamplingOptions, decode_points, sample_at_points, sample_prior
+from molvae.inference.sampling import (
+    SamplingOptions,
+    decode_points,
+    sample_at_points,
+    sample_prior,
+    warn_of_cut_strings,
+)
 from molvae.latent.interpolation import sample_around, slerp
 from molvae.latent.likelihood import estimate_log_likelihood
 from molvae.latent.neighbors import count_neighbors
@@ -37,7 +43,6 @@ from molvae.runtime.arguments import check_integer, check_list, check_number, ch
 from molvae.runtime.seeds import make_generator
 
 log = logging.getLogger(__name__)
-MAX_TOKENS = 4097  # the most that the config lets a string have
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
@@ -120,7 +125,7 @@ class Model:
         )  # fmt: skip
         accept = make_round_trip_filter(self.vocabulary) if max_tries > 1 else None
         samples = sample_prior(self.network, 0, n, options, accept)
-        _warn_of_cut_strings(samples.finished, max_tokens)
+        warn_of_cut_strings(int((~samples.finished).sum()), n, max_tokens)
         return self._to_smiles(samples)
 
     def encode(self, smiles: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
@@ -370,7 +375,7 @@ class Model:
         for strings in decode_points(self.network, points, max_tokens, temperature, check_integer("seed", seed)):
             smiles += self._to_smiles(strings)
             finished += strings.finished.tolist()
-        _warn_of_cut_strings(finished, max_tokens)
+        warn_of_cut_strings(finished.count(False), len(finished), max_tokens)
         return pd.DataFrame({"smiles": pd.Series(smiles, dtype=object), "finished": pd.Series(finished, dtype=bool)})
 
     def decode_round_trip(self, z: np.ndarray, *, max_tokens: int | None = None) -> list[str]:
@@ -428,8 +433,3 @@ class Model:
         """Posterior mean and log-variance of one molecule, (latent_dim,) each; one that has none is an error."""
         mu, logvar = self.encode([self._tokenizer.require_known(smiles)])
         return mu[0], logvar[0]
-
-
-def _warn_of_cut_strings(finished: Sequence[bool] | np.ndarray, max_tokens: int) -> None:
-    if n_cut := len(finished) - int(np.sum(finished)):
-        log.warning("%d of %d strings were cut at %d tokens (max_tokens)", n_cut, len(finished), max_tokens)

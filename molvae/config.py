@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from molvae.chemistry.descriptor_table import NUMERIC_DESCRIPTORS
 from molvae.data.formats import READABLE_SUFFIXES, find_suffix
+from molvae.data.vocabulary import MAX_SYMBOLS, MAX_TOKENS
 from molvae.errors import ConfigError, suggest_nearest
 from molvae.model_io.pretrained import resolve_model_folder
 
@@ -81,7 +82,7 @@ class FeaturizeSettings(Section):
     )
     neutralise: bool = Field(True, description="add or remove H+ where that removes a charge")
     stereo: Literal["keep", "strip"] = Field("keep", description="keep or strip @, / and \\ marks")
-    max_tokens: int = Field(128, ge=4, le=4096, description="longest molecule kept, in SELFIES symbols")
+    max_tokens: int = Field(128, ge=4, le=MAX_SYMBOLS, description="longest molecule kept, in SELFIES symbols")
     merges: int = Field(
         1000, ge=0, le=8192, description="frequent pairs of symbols merged to tokens; 0: a token a symbol"
     )
@@ -209,7 +210,7 @@ class SampleSettings(Section):
     n: int = Field(10000, ge=1, description="number of samples, exactly")
     seed: int = Field(0, ge=0, lt=2**31, description="sample i depends on (seed, i) only")
     temperature: float = Field(1.0, gt=0, le=10, description="divides the logits; 1 samples the model as it is")
-    max_tokens: Annotated[int, Field(ge=1, le=4097)] | None = Field(
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = Field(
         None,
         description="longest sample, in tokens, its end counted; longer ones are cut; null: the model's length",
     )
@@ -234,7 +235,7 @@ class LatentSettings(Section):
     """Diagnostics of the latent space, and projections of it."""
 
     n: int = Field(300, ge=2, le=5000, description="held-out molecules to measure with, and as many points beside them")
-    max_tokens: Annotated[int, Field(ge=1, le=4097)] | None = Field(
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = Field(
         None, description="longest string decoded, as sample.max_tokens; null: the model's length"
     )
     projections: int = Field(

@@ -23,12 +23,13 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from molvae.config import FeaturizeSettings, ModelSettings, PriorSettings, SampleSettings, TrainSettings
+from molvae.config import ModelSettings, PriorSettings, SampleSettings, TrainSettings
 from molvae.data import bpe
 from molvae.data.dataset import TokenSet
 from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStore
 from molvae.data.tokenizer import ids_to_selfies
 from molvae.data.vocabulary import UNK, Vocabulary
+from molvae.model_io.card import get_max_tokens
 from molvae.runtime.files import read_json
 from molvae.runtime.provenance import get_git_commit
 from molvae.stages.featurize import MAX_MERGE_MOLECULES
@@ -59,7 +60,7 @@ def pack(folder: Path, out: Path, symbols: str | None = None) -> None:
         lengths = _concat_lengths([augmentations])
         arrays |= {"augmentation_ids": augmentations.ids, "augmentation_lengths": lengths}
     defaults = {name: kind().model_dump() for name, kind in SECTIONS.items()}
-    defaults["sample"]["max_tokens"] = FeaturizeSettings().max_tokens + 1  # as `molvae.api.Model.max_tokens`
+    defaults["sample"]["max_tokens"] = get_max_tokens({})
     content: dict[str, Any] = {
         "splits": {name: len(part) for name, part in splits.items()},
         "vocabulary": vocabulary.to_json(),

@@ -80,10 +80,15 @@ def _load_counter_ions() -> frozenset[str]:
 
 def _flatten(mol: Chem.Mol) -> str:
     """Write a molecule as canonical SMILES, without charges that H+ removes and without stereo marks."""
-    mol = _load_uncharger().uncharge(mol)
+    mol = uncharge(mol)
     Chem.RemoveStereochemistry(mol)
     smiles: str = Chem.MolToSmiles(mol)
     return smiles
+
+
+def uncharge(mol: Chem.Mol) -> Chem.Mol:
+    """Add or remove H+ where that removes a charge."""
+    return _load_uncharger().uncharge(mol)
 
 
 @cache

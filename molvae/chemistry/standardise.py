@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import NamedTuple
 
 from rdkit import Chem, rdBase
-from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molvae.chemistry.cxsmiles import resolve_extension
-from molvae.chemistry.fragments import choose_fragment
+from molvae.chemistry.fragments import choose_fragment, uncharge
 from molvae.errors import Rejected
 
 _CHARGE = re.compile(r"[+-]\d*(?::\d+)?\]")
 INVISIBLE = "\ufeff\u200b"  # byte-order mark, zero-width space: what spreadsheets leave at the ends
+STANDARDISE_SETTINGS = ("largest_fragment", "neutralise", "stereo")  # of featurize: arguments of `standardise`
 MAX_CHARACTERS = 5000  # of a SMILES; RDKit needs minutes and gigabytes for strings of megabytes
 
 
@@ -88,7 +87,7 @@ def standardise_with_record(
         mol, dropped = choose_fragment(mol)
         edited = True
     if neutralise and _CHARGE.search(text):
-        mol, edited = _load_uncharger().uncharge(mol), True
+        mol, edited = uncharge(mol), True
     if stereo == "strip" and any(mark in text for mark in "@/\\"):
         Chem.RemoveStereochemistry(mol)
         edited = True
@@ -174,8 +173,3 @@ def _explain_rejection(text: str) -> Rejected:
         return Rejected("not_smiles", "RDKit cannot parse it")
     problems = Chem.DetectChemistryProblems(mol)
     return Rejected("unphysical", "; ".join(problem.Message() for problem in problems[:3]))
-
-
-@cache
-def _load_uncharger() -> rdMolStandardize.Uncharger:
-    return rdMolStandardize.Uncharger()

@@ -15,9 +15,9 @@ import pandas as pd
 from molvae.chemistry.selfies_codec import Constraints, build_constraints, encode_smiles
 from molvae.data.moses import MOSES
 from molvae.data.readers import Row, find_smiles_column, read_column_names, read_rows
-from molvae.data.unreadable import explain_unreadable
+from molvae.data.unreadable import explain_unreadable, make_unreadable_error
 from molvae.data.vocabulary import Vocabulary
-from molvae.errors import DataError, Rejected
+from molvae.errors import Rejected
 from molvae.metrics.baselines import sample_random_tokens
 from molvae.metrics.definitions import RANDOM_BASELINE, TRAINING_SET_REFERENCE
 from molvae.metrics.evaluation import Baseline, evaluate_samples
@@ -118,9 +118,10 @@ def _require_molecules(file: Path, rows: Sequence[Row], table: pd.DataFrame) -> 
     if is_valid.mean() >= MIN_VALID:
         return
     first = int(np.argmin(is_valid))
-    explanation = explain_unreadable(file, rows[first].smiles, str(table["reason"].iloc[first]))
+    text, reason = rows[first].smiles, str(table["reason"].iloc[first])
     if not is_valid.any():
-        raise DataError(f"{file}: none of {len(rows)} rows is a molecule. {explanation}")
+        raise make_unreadable_error(file, len(rows), text, reason)
+    explanation = explain_unreadable(file, text, reason)
     log.warning("%s: only %d of %d rows are molecules. %s", file, is_valid.sum(), len(rows), explanation)
 
 

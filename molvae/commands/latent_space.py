@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from molvae.api import load
+from molvae.api import Model, load
 from molvae.data.formats import TABLE_SUFFIXES, find_suffix, has_suffix
 from molvae.data.readers import SPLIT_COLUMN, Row, find_smiles_column, read_column_names, read_rows
 from molvae.data.text_tables import WHITE_SPACE, find_layout
@@ -79,7 +79,7 @@ def decode_file(
             `model_id` names another model.
     """
     loaded, table = load(model), read_table(file)
-    _check_model_id(file, table, loaded.id)
+    _check_model_id(file, table, loaded)
     points = _read_points(file, table, loaded.latent_dim)
     has_values = np.isfinite(points).all(1)
     smiles, finished = (np.full((len(points), draws), value, dtype=object) for value in ("", None))
@@ -93,13 +93,13 @@ def decode_file(
     return pd.DataFrame(columns).astype({"finished": "boolean"})
 
 
-def _check_model_id(file: Path, table: pd.DataFrame, model_id: str) -> None:
+def _check_model_id(file: Path, table: pd.DataFrame, model: Model) -> None:
     """Refuse latent points of another model: they would decode to any molecules."""
     if "model_id" not in table:
         return
-    if others := sorted(set(table["model_id"].dropna().astype(str)) - {model_id}):
+    if others := sorted(set(table["model_id"].dropna().astype(str)) - {model.id}):
         raise DataError(
-            f"{file}: its column model_id says that the points are of model {others[0]}, and this one is {model_id}. "
+            f"{file}: its column model_id says that the points are of model {others[0]}, and this one is {model.id}. "
             "Give the model that encoded them."
         )
 

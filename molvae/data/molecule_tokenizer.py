@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from molvae.chemistry.standardise import standardise
+from molvae.chemistry.standardise import STANDARDISE_SETTINGS, standardise
 from molvae.data.bpe import MergeEncoder
 from molvae.data.dataset import TokenSet
 from molvae.data.tokenizer import tokenize_molecule
@@ -17,7 +17,6 @@ from molvae.errors import MolvaeError, Rejected
 
 log = logging.getLogger(__name__)
 MISSING_VALUES = {"None", "nan", "<NA>", "NaT"}  # what pandas puts where a table has nothing
-RULES = ("largest_fragment", "neutralise", "stereo")  # settings of featurize that say how molecules are standardised
 
 
 class MoleculeTokenizer:
@@ -26,7 +25,7 @@ class MoleculeTokenizer:
     def __init__(self, vocabulary: Vocabulary, featurize_settings: Mapping[str, Any]) -> None:
         """Take the vocabulary of a model, and those of the settings of its `featurize` that are there."""
         self.vocabulary = vocabulary
-        self._rules = {name: featurize_settings[name] for name in RULES if name in featurize_settings}
+        self._rules = {name: featurize_settings[name] for name in STANDARDISE_SETTINGS if name in featurize_settings}
 
     def standardise(self, text: str) -> str:
         """Convert a molecule to canonical SMILES, standardised as the training data were."""

@@ -150,11 +150,8 @@ def find_smiles_column(path: Path, column: str | None = None) -> str:
         return column or ""
     if known := next((name for name in SMILES_COLUMNS if name in names), None):
         return known
-    if found := next((name for name in names if is_molecule(name)), None):
-        raise DataError(
-            f"{path}: {found!r} in the first line is a molecule. If the file has no header, add one or call it .smi."
-        )
-    raise DataError(f"{path}: which column holds the SMILES? Name one of {', '.join(names)} with --column.")
+    hint = _describe_molecule_in_header(names) or f"Name one of {', '.join(names)} with --column."
+    raise DataError(f"{path}: which column holds the SMILES? {hint}")
 
 
 def find_split_column(names: Sequence[str], split_column: str = SPLIT_COLUMN) -> str | None:
@@ -249,11 +246,18 @@ def _find_columns(path: Path, header: list[str], column: str, split_column: str)
 
 def _describe_header(name: str, names: list[str]) -> str:
     """Suggest a column; of a table that seems to have one only, say which delimiters are known."""
-    if found := next((name for name in names if is_molecule(name)), None):
-        return f" {found!r} in the first line is a molecule: if the file has no header, add one or call it .smi."
+    if hint := _describe_molecule_in_header(names):
+        return f" {hint}"
     if len(names) == 1:
         return f" The header is {names[0]!r}, with none of the delimiters comma, semicolon, tab and |."
     return suggest_nearest(name, names)
+
+
+def _describe_molecule_in_header(names: list[str]) -> str:
+    """Say that the first line is no header, if it holds a molecule."""
+    if found := next((name for name in names if is_molecule(name)), None):
+        return f"{found!r} in the first line is a molecule: if the file has no header, add one or call it .smi."
+    return ""
 
 
 def _make_row(smiles: str, split: str | None = None, problem: str | None = None) -> Row:

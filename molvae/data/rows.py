@@ -16,6 +16,7 @@ from molvae.chemistry.fragments import contains_second_compound
 from molvae.chemistry.selfies_codec import extend_default_constraints, use_constraints
 from molvae.chemistry.standardise import Standardised, parse_smiles, randomise_smiles, standardise_with_record
 from molvae.data.shards import SHARD_SCHEMA, UNKNOWN_SYMBOL
+from molvae.data.splits import choose_split
 from molvae.data.tokenizer import tokenize_molecule, tokenize_smiles
 from molvae.errors import Rejected
 from molvae.runtime.seeds import derive_seed
@@ -59,7 +60,10 @@ def _featurize_row(row: dict[str, Any], rules: RowRules, symbols: dict[str, int]
         return *before, *[None] * (len(SHARD_SCHEMA) - len(before))
     smiles, dropped = molecule.smiles, molecule.dropped
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
-    split = _choose_split(row["split"], int.from_bytes(digest[8:], "big") / 2**64, rules)
+    split = choose_split(
+        row["split"], int.from_bytes(digest[8:], "big") / 2**64, rules.given_splits,
+        settings.valid_fraction, settings.test_fraction,
+    )  # fmt: skip
     augmentations: list[list[str]] = []
     fallbacks = 0
     if split == "train" and settings.augmentations:
@@ -114,18 +118,6 @@ def _make_augmentations(smiles: str, canonical: list[str], rules: RowRules) -> t
             augmentations.append(string)
     fallbacks = n - len(augmentations)
     return augmentations + [canonical] * fallbacks, fallbacks
-
-
-def _choose_split(given: str | None, fraction: float, rules: RowRules) -> str:
-    """Choose the split of a molecule: that of the data, else by `fraction`, a hash in [0, 1)."""
-    settings = rules.settings
-    test_fraction = 0.0 if rules.given_splits else settings.test_fraction
-    if fraction < test_fraction:
-        return "test"
-    is_valid = fraction < test_fraction + settings.valid_fraction
-    if is_valid and (given or "train") == "train" and "valid" not in rules.given_splits:
-        return "valid"
-    return given or "train"
 
 
 def renumber_ids(table: pyarrow.Table, ids: np.ndarray) -> pyarrow.Table:

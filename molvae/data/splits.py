@@ -1,10 +1,31 @@
-"""Which splits the molecules of a data set will have. Standard library only."""
+"""Splits: which one a molecule has, and which ones a data set will have. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from molvae.errors import ConfigError, suggest_nearest
+
+
+def choose_split(
+    name: str | None, fraction: float, given: Collection[str], valid_fraction: float, test_fraction: float
+) -> str:
+    """Choose the split of a molecule: that of the data, else by a hash.
+
+    Args:
+        name: of the split that the data give the molecule.
+        fraction: hash of the molecule, in [0, 1).
+        given: as in `list_splits`.
+        valid_fraction: as in `list_splits`.
+        test_fraction: as in `list_splits`.
+    """
+    test_fraction = 0.0 if given else test_fraction
+    if fraction < test_fraction:
+        return "test"
+    is_valid = fraction < test_fraction + valid_fraction
+    if is_valid and (name or "train") == "train" and "valid" not in given:
+        return "valid"
+    return name or "train"
 
 
 def list_splits(given: Collection[str], valid_fraction: float, test_fraction: float) -> list[str]:

@@ -115,8 +115,7 @@ def _find_encoding(path: Path) -> str:
 def _score_delimiter(lines: Sequence[str], delimiter: str, column: str | None) -> tuple[bool, float, bool]:
     """Whether the header names the SMILES column, which part of the lines has its fields, whether it is several."""
     header, *records = (_try_split(line, delimiter) for line in lines)
-    names = [name.strip() for name in header]
-    has_name = any(name in names for name in ([column] if column else [])) or _find_known(names) is not None
+    has_name = not {column, *SMILES_COLUMNS}.isdisjoint(name.strip() for name in header)
     fitting = [len(record) == len(header) for record in records]
     return has_name, sum(fitting) / max(1, len(fitting)), len(header) > 1
 
@@ -126,10 +125,6 @@ def _try_split(line: str, delimiter: str) -> list[str]:
         return split_line(line, delimiter, None)
     except csv.Error:  # a field of gigantic size, or a NUL
         return []
-
-
-def _find_known(names: Sequence[str]) -> str | None:
-    return next((known for known in SMILES_COLUMNS if known in names), None)
 
 
 def open_text(path: Path, encoding: str) -> TextIO:

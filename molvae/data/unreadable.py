@@ -8,17 +8,17 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from molvae.chemistry.standardise import parse_smiles, silence_rdkit
+from molvae.chemistry.standardise import is_molecule, parse_smiles, silence_rdkit
 from molvae.data.readers import Row, read_column_names, read_rows
 from molvae.data.text_tables import find_layout, open_text
 from molvae.errors import DataError, MolvaeError, Rejected
 
 N_ROWS = 20  # of a file, that are looked at
-MIN_ATOMS = 2  # of a molecule that counts as one: a name such as C or I is none
 STRUCTURAL_CAUSES = {
     "too_many_columns": "The rows have more fields than the header: give each column a name.",
     "too_few_columns": "The rows have fewer fields than the header: is it another delimiter?",
 }
+SDF_CAUSE = "That looks like an SDF file; a file of SMILES is needed."
 TEXT_CAUSES = {  # by a pattern in the text
     r"^InChI=": "That is an InChI; SMILES are needed.",
     r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$": "That is an InChIKey, from which no molecule can be read; SMILES are needed.",
@@ -26,7 +26,7 @@ TEXT_CAUSES = {  # by a pattern in the text
     r"^[{\[]\s*\"": "That looks like JSON; a table or a file of SMILES is needed.",
     r">.*>": "That is a reaction; SMILES of single molecules are needed.",
     r"^<[a-z]+>": "It holds tokens of another program, such as <bos>: remove them.",
-    r"M  END|V[23]000": "That looks like an SDF file; a file of SMILES is needed.",
+    r"M  END|V[23]000": SDF_CAUSE,
 }
 _DELIMITERS = re.compile(r"[\s,;|]+")
 _SELFIES = re.compile(r"(\[[^\[\]]+\]){2,}")
@@ -51,7 +51,19 @@ def require_a_molecule(path: Path, rows: Sequence[Row]) -> None:
             else:
                 return
     if first is not None:
-        raise DataError(f"{path}: none of {len(rows)} rows is a molecule. {explain_unreadable(path, *first)}")
+        raise make_unreadable_error(path, len(rows), *first)
+
+
+def make_unreadable_error(path: Path, n_rows: int, text: str, reason: str) -> DataError:
+    """Make the error of a file of which no row is a molecule.
+
+    Args:
+        path: the file.
+        n_rows: rows in it.
+        text: the first row that was rejected, as it was read.
+        reason: why.
+    """
+    return DataError(f"{path}: none of {n_rows} rows is a molecule. {explain_unreadable(path, text, reason)}")
 
 
 def explain_unreadable(path: Path | None, text: str, reason: str) -> str:
@@ -93,7 +105,7 @@ def _guess_cause_by_file(path: Path) -> str:
         return f"Column {found[0]!r} holds molecules: name it (--column, data.column)." if found else ""
     with open_text(path, find_layout(path).encoding) as file:
         if re.search(r"V[23]000$|^M  END", "".join(islice(file, 500)), re.MULTILINE):
-            return TEXT_CAUSES[r"M  END|V[23]000"]
+            return SDF_CAUSE
     with open_text(path, find_layout(path).encoding) as file:
         fields = [_DELIMITERS.split(line.strip()) for line in islice(file, N_ROWS)]
     for place in range(max(map(len, fields), default=0)):
@@ -113,12 +125,4 @@ def _read_texts(path: Path, column: str) -> list[str]:
 
 def _are_molecules(texts: Sequence[str]) -> bool:
     """Whether more than half of the texts are molecules."""
-    return 2 * sum(map(_is_molecule, texts)) > len(texts)
-
-
-def _is_molecule(text: str) -> bool:
-    try:
-        with silence_rdkit():
-            return bool(parse_smiles(text, silence=False).GetNumAtoms() >= MIN_ATOMS)
-    except Rejected:
-        return False
+    return 2 * sum(map(is_molecule, texts)) > len(texts)

@@ -15,7 +15,8 @@ from molvae.errors import ModelFileError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT_VERSION = 3
-MAX_TOKEN_SYMBOLS = 4096  # symbols that a merged token may stand for
+MAX_SYMBOLS = 4096  # of a molecule, and so of a merged token
+MAX_TOKENS = MAX_SYMBOLS + 1  # of a string, its end counted
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _are_valid_merges(merges: Iterable[tuple[Any, Any]], n_singles: int) -> bool
         if not all(type(k) is int and k in allowed for k in pair):
             return False
         lengths.append(sum(lengths[k] for k in pair))
-        if lengths[-1] > MAX_TOKEN_SYMBOLS:
+        if lengths[-1] > MAX_SYMBOLS:
             return False
         allowed = range(len(SPECIAL), allowed.stop + 1)
     return True

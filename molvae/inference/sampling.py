@@ -15,6 +15,7 @@ Sources: Rezende et al. 2014 (arXiv:1401.4082), appendix F; Bengio et al. 2013 (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ CHUNK_SIZE = 512  # part of the contract: another size gives other molecules for
 CHUNKS_PER_BATCH = {"cuda": 16}  # of other devices 1. Part of the contract, too: a GPU is idle over a single chunk
 RANDOM_TOKENS = 128  # tokens of a string whose random numbers `decode_points` takes from one stream
 
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 LatentSource = Callable[
     [int, int], Tensor
@@ -163,6 +165,19 @@ def decode_points(model: VAE, z: np.ndarray, max_tokens: int, temperature: float
         parts = [torch.rand((CHUNK_SIZE, RANDOM_TOKENS), generator=stream) for stream in streams]
         uniforms = torch.cat(parts, dim=1)[: len(points), :max_tokens].T  # of a point, however many follow it
         yield decode_latents(model, points, uniforms, temperature)
+
+
+def warn_of_cut_strings(n_cut: int, n: int, max_tokens: int, setting: str = "max_tokens") -> None:
+    """Warn if strings were cut.
+
+    Args:
+        n_cut: how many.
+        n: of how many.
+        max_tokens: at how many tokens.
+        setting: name of the argument or setting that says so.
+    """
+    if n_cut:
+        log.warning("%d of %d strings were cut at %d tokens (%s)", n_cut, n, max_tokens, setting)
 
 
 def sample_chunks(

@@ -111,6 +111,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 def get_max_tokens(card: ModelCard) -> int:
     """Get the longest string that a model is to write: that of the molecules it was trained on, and its end.
 
+    A card that does not say has the default of `featurize.max_tokens`.
     Merged tokens stand for several symbols, so that this many symbols are at most as many tokens.
 
     >>> get_max_tokens({"settings": {"featurize": {"max_tokens": 400}}})

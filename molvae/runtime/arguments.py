@@ -29,8 +29,7 @@ def check_integer(name: str, value: Any, at_least: float = -math.inf, at_most: f
     >>> check_integer("n", 3, 1)
     3
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or not at_least <= int(value) <= at_most:
-        raise MolvaeError(f"{name} is {value!r}; give a whole number{_describe_range(at_least, at_most)}.")
+    _check_range(name, value, Integral, "a whole number", at_least, at_most)
     return int(value)
 
 
@@ -46,15 +45,17 @@ def check_number(name: str, value: Any, at_least: float = -math.inf, at_most: fl
     Raises:
         MolvaeError: it is another kind of value, not finite, or out of the range.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not at_least <= value <= at_most:
-        raise MolvaeError(f"{name} is {value!r}; give a finite number{_describe_range(at_least, at_most)}.")
+    _check_range(name, value, Real, "a finite number", at_least, at_most)
     return float(value)
 
 
-def _describe_range(at_least: float, at_most: float) -> str:
+def _check_range(name: str, value: Any, kind: type, wanted: str, at_least: float, at_most: float) -> None:
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and at_least <= value <= at_most:
+        return
     limits = {"at least": at_least, "at most": at_most}
-    return "".join(f", {word} {limit:.10g}" for word, limit in limits.items() if math.isfinite(limit))
+    allowed = "".join(f", {word} {limit:.10g}" for word, limit in limits.items() if math.isfinite(limit))
+    raise MolvaeError(f"{name} is {value!r}; give {wanted}{allowed}.")
 
 
 def check_list(name: str, values: Iterable[Item]) -> list[Item]:

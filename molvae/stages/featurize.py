@@ -28,6 +28,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from molvae.chemistry.selfies_codec import build_constraints
+from molvae.chemistry.standardise import STANDARDISE_SETTINGS
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.bpe import MergeEncoder, learn_merges
 from molvae.data.readers import RowGroupWriter
@@ -129,7 +130,7 @@ def _read_base_vocabulary(finetune: FinetuneSettings | None) -> Vocabulary | Non
 def _warn_of_different_rules(settings: FeaturizeSettings, model: str) -> None:
     """Warn where molecules are standardised otherwise than those that the model to fine-tune was trained on."""
     before = read_card(resolve_model_folder(model) / CARD_FILE)["settings"].get("featurize", {})
-    for name in ("largest_fragment", "neutralise", "stereo"):
+    for name in STANDARDISE_SETTINGS:
         now = getattr(settings, name)
         if before.get(name, now) != now:
             log.warning("featurize.%s is %s here and was %s for %s", name, now, before[name], model)

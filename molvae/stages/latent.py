@@ -16,6 +16,7 @@ from molvae.data.readers import find_smiles_column, find_split_column, read_colu
 from molvae.data.unreadable import require_a_molecule
 from molvae.errors import DataError
 from molvae.inference.posterior import compute_posterior
+from molvae.inference.sampling import warn_of_cut_strings
 from molvae.latent.diagnostics import compute_diagnostics
 from molvae.latent.pca_baseline import MAX_TRAINING_MOLECULES
 from molvae.latent.projections import compute_projections
@@ -70,11 +71,8 @@ def latent(model: Path, molecules: Path, settings: LatentSettings, out: Path, *,
         )  # fmt: skip
         diagnostics = compute_diagnostics(space)
         log.info("%s: %s", diagnostics["verdict"], diagnostics["meaning"])
-        if diagnostics["truncated"]:
-            log.warning(
-                "%d of %d strings were cut at %d tokens (latent.max_tokens)",
-                diagnostics["truncated"], diagnostics["strings_decoded"], max_tokens,
-            )  # fmt: skip
+        n_cut, n_decoded = diagnostics["truncated"], diagnostics["strings_decoded"]
+        warn_of_cut_strings(n_cut, n_decoded, max_tokens, "latent.max_tokens")
         projected = np.flatnonzero(read < settings.projections)
         rows = np.array([held_out[place].row for place in places[read[projected]]], dtype=np.int64)
         mu, _ = compute_posterior(loaded.network, tokens.select(projected))

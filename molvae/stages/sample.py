@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +18,7 @@ from molvae.data.readers import RowGroupWriter
 from molvae.data.sharding import Shard
 from molvae.errors import DataError, MolvaeError
 from molvae.inference.round_trip_filter import iter_selfies, make_round_trip_filter
-from molvae.inference.sampling import SamplingOptions, sample_prior
+from molvae.inference.sampling import SamplingOptions, sample_prior, warn_of_cut_strings
 from molvae.model_io.card import get_max_tokens
 from molvae.model_io.loading import open_model
 from molvae.runtime.files import atomic_write
@@ -28,7 +27,6 @@ from molvae.runtime.workers import Workers
 if TYPE_CHECKING:
     from molvae.config import SampleSettings
 
-log = logging.getLogger(__name__)
 SAMPLE_SCHEMA = pyarrow.schema(
     {
         "index": pyarrow.int64(),
@@ -97,10 +95,8 @@ def _sample_table(folder: Path, settings: SampleSettings, shard: Shard, device: 
     with Workers(threads) as workers:
         accept = make_round_trip_filter(vocabulary, workers) if is_filtered else None
         samples = sample_prior(network, indices.start, indices.stop, options, accept)
-    if n_cut := len(indices) - int(samples.finished.sum()):
-        log.warning(
-            "%d of %d samples were cut at %d tokens (sample.max_tokens)", n_cut, len(indices), options.max_tokens
-        )
+    n_cut = int((~samples.finished).sum())
+    warn_of_cut_strings(n_cut, len(indices), options.max_tokens, "sample.max_tokens")
     selfies = list(iter_selfies(vocabulary, samples))
     columns = {
         "index": list(indices),
