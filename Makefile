@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
-# Folders with local wheels that pip is configured to search: uv searches them, too. Empty if there are none.
-FIND_LINKS ?= $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
 .PHONY: run test lint unit workflow-test benchmark-test slurm postgresql schema clean
 run: $(VENV)/.installed
@@ -46,11 +44,7 @@ schema: $(VENV)/.installed
 	$(BIN)/python -m molvae.config > workflow/schemas/config.schema.yaml
 	$(BIN)/python docs/write_configuration.py
 
-# uv takes a fifth of pip's time; where uv cannot be installed, pip installs the same pinned versions.
-install = test -x $(BIN)/python || $(PY) -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	&& VIRTUAL_ENV=$(abspath $(VENV)) UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt $(1) \
-	|| $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
+install = test -x $(BIN)/python || $(PY) -m venv $(VENV); $(BIN)/python -m pip install --quiet -c constraints.txt $(1)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call install,-e .)
