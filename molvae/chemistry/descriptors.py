@@ -16,6 +16,7 @@ from rdkit.Contrib.SA_Score import sascorer
 from molvae.chemistry.alerts import Composition, SubstructureScreen, find_alerts, passes_basic_filters
 from molvae.chemistry.fingerprints import compute_fingerprint, load_morgan_generator
 from molvae.chemistry.structural_flags import find_structural_flags
+from molvae.errors import Rejected
 
 Mol = Chem.Mol  # for those who do not import rdkit
 PARTS = {
@@ -106,9 +107,14 @@ def compute_skeleton(mol: Chem.Mol, smiles: str) -> str:
         return key[:14] or smiles
 
 
-def compute_skeletons(smiles: Sequence[str]) -> list[str]:
+def compute_skeletons(task: tuple[Sequence[str]]) -> list[str]:
     """Compute the skeleton of each of some SMILES."""
-    return [compute_skeleton(Chem.MolFromSmiles(text), text) for text in smiles]
+    return [compute_skeleton(Chem.MolFromSmiles(text), text) for text in task[0]]
+
+
+def reject_skeleton(task: tuple[Sequence[str]], rejection: Rejected) -> list[str]:
+    """Take the SMILES for the skeleton of a molecule whose InChI takes too long."""
+    return list(task[0])
 
 
 def compute_token_survival(symbols: Sequence[str], again: Sequence[str]) -> float:

@@ -43,3 +43,8 @@ def check_round_trips(task: tuple[Sequence[Sequence[str]], Constraints]) -> list
     """Tell of each of many strings under the same constraints whether it is round-trip consistent."""
     strings, constraints = task
     return [is_round_trip(symbols, constraints) for symbols in strings]
+
+
+def reject_string(task: tuple[Sequence[Sequence[str]], Constraints], rejection: Rejected) -> list[bool]:
+    """Tell that a string whose molecule ends the process is not round-trip consistent."""
+    return [False]

@@ -138,6 +138,9 @@ def optimize(
         Path | None, typer.Option(help="history of an earlier search, whose molecules cost no call; may be --out")
     ] = None,
     seed: Seed = 0,
+    time_limit: Annotated[
+        float, typer.Option(min=0.1, help="seconds that the objective may take for a molecule; then it has no score")
+    ] = 300.0,
     max_tokens: MaxTokens = None,
 ) -> None:
     """Search for molecules that score better; the history has a row for each that was scored."""
@@ -148,7 +151,7 @@ def optimize(
     check_table_path(out)
     table = optimize(
         model, objective, calls, start=start or [], similar_to=similar_to, min_similarity=min_similarity,
-        history=history, out=out, seed=seed, max_tokens=max_tokens,
+        history=history, out=out, seed=seed, time_limit=time_limit, max_tokens=max_tokens,
     )  # fmt: skip
     if out != "-":
         print_search(table)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import traceback
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,7 @@ from molvae.api import load
 from molvae.chemistry.oracles import Objective, get_objective
 from molvae.commands.latent_space import read_table, write_table
 from molvae.errors import MolvaeError
+from molvae.runtime.workers import WorkerDied, Workers
 
 
 def optimize(
@@ -27,9 +30,12 @@ def optimize(
     history: Path | None,
     out: str,
     seed: int,
+    time_limit: float,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
     """Write the history of a search to `out` while it grows, and return it; see `molvae.api.Model.optimize`.
+
+    The objective has a process of its own: a molecule at which it dies, or takes too long, has no score.
 
     Args:
         model: folder, or pretrained:NAME.
@@ -41,9 +47,9 @@ def optimize(
         history: file of an earlier search; the new rows come behind its own where it is `out`.
         out: file .csv or .parquet, or - for stdout, at the end.
         seed: of the search.
+        time_limit: seconds that the objective may take for a molecule.
         max_tokens: longest string; None: the model's length.
     """
-    function = load_objective(objective)
     earlier = None if history is None else _read_history(history)
     is_appended = history is not None and out != "-" and history.resolve() == Path(out).resolve()
 
@@ -51,10 +57,23 @@ def optimize(
         whole = pd.concat([earlier, table], ignore_index=True) if is_appended else table
         write_table(whole.assign(call=range(1, len(whole) + 1)), out)
 
-    table = load(model).optimize(
-        function, calls, start=start, similar_to=similar_to, min_similarity=min_similarity, history=earlier,
-        save=None if out == "-" else save, seed=seed, max_tokens=max_tokens,
-    )  # fmt: skip
+    with Workers(1, isolated=True) as workers:
+
+        def score(smiles: str) -> float:
+            try:
+                score, error = workers.run(_score_molecule, (objective, smiles), seconds=time_limit)
+            except WorkerDied as death:
+                workers.run(_check_objective, objective)  # not part of the time for the next molecule
+                score, error = math.nan, f"the process of the objective ended: {death.rejection.detail}"
+            if error:
+                raise MolvaeError(error)
+            return score
+
+        workers.run(_check_objective, objective)
+        table = load(model).optimize(
+            score, calls, start=start, similar_to=similar_to, min_similarity=min_similarity, history=earlier,
+            save=None if out == "-" else save, seed=seed, max_tokens=max_tokens,
+        )  # fmt: skip
     if out == "-":
         write_table(table, out)
     return table
@@ -87,6 +106,24 @@ def load_objective(name: str) -> Objective:
     if objective is None or not callable(objective):
         raise MolvaeError(f"--objective {name}: {path} has no function {function!r}.")
     return objective
+
+
+@cache
+def _load_objective_once(name: str) -> Objective:
+    return load_objective(name)
+
+
+def _check_objective(name: str) -> None:
+    _load_objective_once(name)
+
+
+def _score_molecule(task: tuple[str, str]) -> tuple[float, str]:
+    """Compute the score of a molecule, and why there is none, as text: not every error can be sent."""
+    name, smiles = task
+    try:
+        return float(_load_objective_once(name)(smiles)), ""
+    except (Exception, SystemExit) as err:  # noqa: BLE001  whatever somebody's function does to one molecule
+        return math.nan, f"{type(err).__name__}: {err}"
 
 
 def _read_history(file: Path) -> pd.DataFrame:

@@ -33,21 +33,38 @@ class RowRules(NamedTuple):
     allowed_symbols: frozenset[str] | None  # None: all
 
 
-def featurize_row_group(task: tuple[Path, int, RowRules]) -> tuple[pyarrow.Table, list[str]]:
-    """Featurise one row group of a data set.
+FeaturizeTask = tuple[Sequence[int], Path, int, RowRules]  # positions in a row group, file, row group, rules
+
+
+def featurize_row_group(task: FeaturizeTask) -> tuple[pyarrow.Table, list[str]]:
+    """Featurise rows of one row group of a data set.
 
     Returns:
         a table of SHARD_SCHEMA rows, and the symbols that its ids are positions in.
     """
-    dataset, group, rules = task
+    positions, dataset, group, rules = task
     symbols: dict[str, int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
     rows = pyarrow.parquet.ParquetFile(dataset).read_row_group(group).to_pylist()
     with use_constraints(extend_default_constraints([])):  # once for all rows: it takes a tenth of the time of a row
-        for row in rows:
-            for name, value in zip(SHARD_SCHEMA.names, _featurize_row(row, rules, symbols), strict=True):
+        for position in positions:
+            for name, value in zip(SHARD_SCHEMA.names, _featurize_row(rows[position], rules, symbols), strict=True):
                 columns[name].append(value)
     return pyarrow.table(columns, schema=SHARD_SCHEMA), list(symbols)
+
+
+def reject_row(task: FeaturizeTask, rejection: Rejected) -> tuple[pyarrow.Table, list[str]]:
+    """Make the result of `featurize_row_group` for one row that is rejected."""
+    [position], dataset, group, _ = task
+    row = pyarrow.parquet.ParquetFile(dataset).read_row_group(group).slice(position, 1).to_pylist()[0]
+    values = _fill_rejected_row(row, rejection)
+    columns = {name: [value] for name, value in zip(SHARD_SCHEMA.names, values, strict=True)}
+    return pyarrow.table(columns, schema=SHARD_SCHEMA), []
+
+
+def _fill_rejected_row(row: dict[str, Any], rejection: Rejected) -> tuple[Any, ...]:
+    before = row["row"], row["smiles"], row["split"], rejection.reason, rejection.detail
+    return *before, *[None] * (len(SHARD_SCHEMA) - len(before))
 
 
 def _featurize_row(row: dict[str, Any], rules: RowRules, symbols: dict[str, int]) -> tuple[Any, ...]:
@@ -56,8 +73,7 @@ def _featurize_row(row: dict[str, Any], rules: RowRules, symbols: dict[str, int]
     try:
         molecule, string = _tokenize_row(row, rules)
     except Rejected as rejection:
-        before = row["row"], row["smiles"], row["split"], rejection.reason, rejection.detail
-        return *before, *[None] * (len(SHARD_SCHEMA) - len(before))
+        return _fill_rejected_row(row, rejection)
     smiles, dropped = molecule.smiles, molecule.dropped
     digest = hashlib.blake2b(smiles.encode(), digest_size=16).digest()
     split = choose_split(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from molvae.chemistry.round_trip import check_round_trips
+from molvae.chemistry.round_trip import check_round_trips, reject_string
 from molvae.data.tokenizer import ids_to_selfies
 from molvae.data.vocabulary import Vocabulary
 from molvae.inference.decoding import TokenStrings
@@ -30,6 +30,7 @@ def make_round_trip_filter(vocabulary: Vocabulary, workers: Workers = SINGLE_PRO
         tasks = [
             (selfies[at : at + TASK_STRINGS], vocabulary.constraints) for at in range(0, len(selfies), TASK_STRINGS)
         ]
-        return np.array([flag for part in workers.map(check_round_trips, tasks) for flag in part], dtype=bool)
+        parts = workers.map(check_round_trips, tasks, reject_string)
+        return np.array([flag for part in parts for flag in part], dtype=bool)
 
     return accept

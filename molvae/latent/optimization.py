@@ -114,7 +114,7 @@ class History:
             if not math.isfinite(score):
                 score, error = math.nan, f"the score is {score}"
         except (Exception, SystemExit) as err:  # noqa: BLE001  whatever somebody's function does to one molecule
-            score, error = math.nan, f"{type(err).__name__}: {err}"
+            score, error = math.nan, str(err) if isinstance(err, MolvaeError) else f"{type(err).__name__}: {err}"
         self.called += 1
         self.scores[smiles] = score
         self.rows.append(dict(zip(COLUMNS, (self.called, smiles, score, similarity, origin, error), strict=True)))

@@ -55,7 +55,7 @@ def describe_smiles(
         columns canonical, is_valid, reason, token_survival, is_round_trip, and those of DESCRIPTORS and PARTS.
     """
     pairs = list(zip(smiles, selfies or [None] * len(smiles), strict=True))
-    return _build_table(describe_rows, pairs, workers, lambda part: part)
+    return _build_table(_describe_pairs, pairs, workers, lambda part: (part,))
 
 
 def describe_selfies(
@@ -88,6 +88,10 @@ def describe_rows(pairs: Sequence[tuple[str, str | None]]) -> list[Row]:
         return [_describe_row(smiles, _split_symbols(string)) for smiles, string in pairs]
 
 
+def _describe_pairs(task: tuple[Sequence[tuple[str, str | None]]]) -> list[Row]:
+    return describe_rows(*task)
+
+
 def _split_symbols(string: str | None) -> list[str] | None:
     """Of a SELFIES string; none of one that is damaged."""
     if string is None:
@@ -108,11 +112,22 @@ def _describe_row(smiles: str, symbols: Sequence[str] | None, describe: Describe
     try:
         mol = parse_smiles(smiles, silence=False)
     except Rejected as rejection:
-        tokens = _describe_tokens(symbols, [])
-        return {"canonical": "", "is_valid": False, "reason": rejection.reason, **tokens, **NO_VALUES}
+        return _describe_rejected(rejection, symbols)
     canonical = to_canonical_smiles(mol)
     tokens = _describe_tokens(symbols, [] if symbols is None else reencode(canonical))
     return {"canonical": canonical, "is_valid": True, "reason": "", **tokens, **NO_VALUES, **describe(mol)}
+
+
+def _describe_rejected(rejection: Rejected, symbols: Sequence[str] | None) -> Row:
+    tokens = _describe_tokens(symbols, [])
+    return {"canonical": "", "is_valid": False, "reason": rejection.reason, **tokens, **NO_VALUES}
+
+
+def _reject_row(task: tuple[Any, ...], rejection: Rejected) -> list[Row]:
+    """Describe the one row of a task, which ended its process or took too long."""
+    [row], *_ = task
+    symbols = row if len(task) > 1 else _split_symbols(row[1])
+    return [_describe_rejected(rejection, symbols)]
 
 
 def _describe_tokens(symbols: Sequence[str] | None, again: list[str]) -> Row:
@@ -136,6 +151,6 @@ def _build_table(
     item_places = [places.setdefault(item, len(places)) for item in items]
     distinct = list(places)
     tasks = [make_task(distinct[start : start + TASK_ROWS]) for start in range(0, len(distinct), TASK_ROWS)]
-    rows: Iterable[Row] = (row for part in map_in_order(work, tasks, workers) for row in part)
+    rows: Iterable[Row] = (row for part in map_in_order(work, tasks, workers, _reject_row) for row in part)
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table if len(distinct) == len(items) else table.iloc[item_places].reset_index(drop=True)

@@ -23,7 +23,7 @@ from molvae.errors import DataError
 from molvae.metrics import fcd
 from molvae.metrics.fcd import Statistics
 from molvae.metrics.molecule_table import describe_smiles
-from molvae.metrics.training_index import IndexedMolecules, index_molecules
+from molvae.metrics.training_index import IndexedMolecules, index_molecules, reject_molecule
 from molvae.runtime.files import atomic_write
 from molvae.runtime.seeds import derive_seed
 from molvae.runtime.workers import Workers, map_in_order
@@ -151,10 +151,10 @@ def build_training_set(smiles: Sequence[str], description: str, *, workers: int 
     tasks = []
     for start in range(0, len(smiles), TASK_ROWS):
         part = smiles[start : start + TASK_ROWS]
-        tasks.append((part, [start + row in candidates for row in range(len(part))]))
+        tasks.append(([(text, start + row in candidates) for row, text in enumerate(part)],))
     log.info("indexing %d training molecules", len(smiles))
     index = IndexedMolecules([], [], [], [])
-    for task_index in map_in_order(index_molecules, tasks, workers):
+    for task_index in map_in_order(index_molecules, tasks, workers, reject_molecule):
         index.canonical.extend(task_index.canonical)
         index.without_stereo.extend(task_index.without_stereo)
         index.skeletons.extend(task_index.skeletons)

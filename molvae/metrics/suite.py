@@ -12,7 +12,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import pandas as pd
 
-from molvae.chemistry.descriptors import compute_guacamol_descriptors, compute_skeletons, remove_stereo
+from molvae.chemistry.descriptors import compute_guacamol_descriptors, compute_skeletons, reject_skeleton, remove_stereo
 from molvae.chemistry.structural_flags import LARGE_RING_ATOMS
 from molvae.metrics import fcd, guacamol, moses
 from molvae.metrics.definitions import MetricDefinition, get_definition, get_family
@@ -230,8 +230,9 @@ def _build_novelty(name: str, distinct: list[str], hashes: np.ndarray, training:
 def _compute_skeleton_novelty(samples: SampleSet, training: TrainingSet) -> Estimate:
     is_known = is_in(samples.distinct, training.canonical)  # and so is then the skeleton
     unknown = [smiles for smiles, known in zip(samples.distinct, is_known, strict=True) if not known]
-    tasks = [unknown[start : start + TASK_ROWS] for start in range(0, len(unknown), TASK_ROWS)]
-    skeletons = [skeleton for part in map_in_order(compute_skeletons, tasks, samples.workers) for skeleton in part]
+    tasks = [(unknown[start : start + TASK_ROWS],) for start in range(0, len(unknown), TASK_ROWS)]
+    parts = map_in_order(compute_skeletons, tasks, samples.workers, reject_skeleton)
+    skeletons = [skeleton for part in parts for skeleton in part]
     return estimate_fraction(int((~is_in(skeletons, training.skeletons)).sum()), len(samples.distinct))
 
 

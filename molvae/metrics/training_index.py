@@ -23,11 +23,14 @@ class IndexedMolecules(NamedTuple):
     fingerprints: list[bytes]
 
 
-def index_molecules(task: tuple[Sequence[str], Sequence[bool]]) -> IndexedMolecules:
-    """Index SMILES, with the fingerprints of those for which the second sequence is true."""
+IndexTask = tuple[Sequence[tuple[str, bool]]]
+
+
+def index_molecules(task: IndexTask) -> IndexedMolecules:
+    """Index pairs of a SMILES and whether its fingerprint is needed."""
     index = IndexedMolecules([], [], [], [])
     with silence_rdkit():
-        for smiles, needs_fingerprint in zip(*task, strict=True):
+        for smiles, needs_fingerprint in task[0]:
             try:
                 mol = parse_smiles(smiles, silence=False)
             except Rejected:
@@ -41,3 +44,8 @@ def index_molecules(task: tuple[Sequence[str], Sequence[bool]]) -> IndexedMolecu
             if needs_fingerprint:
                 index.fingerprints.append(compute_fingerprint(mol))
     return index
+
+
+def reject_molecule(task: IndexTask, rejection: Rejected) -> IndexedMolecules:
+    """Index a molecule that ends its process as one that RDKit cannot read."""
+    return IndexedMolecules([""], [""], [""], [])

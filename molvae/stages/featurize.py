@@ -32,7 +32,7 @@ from molvae.chemistry.standardise import STANDARDISE_SETTINGS
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.bpe import MergeEncoder, learn_merges
 from molvae.data.readers import RowGroupWriter
-from molvae.data.rows import RowRules, featurize_row_group, renumber_ids
+from molvae.data.rows import RowRules, featurize_row_group, reject_row, renumber_ids
 from molvae.data.sharding import Shard
 from molvae.data.shards import (
     SHARD_SCHEMA,
@@ -52,7 +52,7 @@ from molvae.errors import DataError
 from molvae.model_io.card import CARD_FILE, read_card, read_vocabulary
 from molvae.model_io.pretrained import resolve_model_folder
 from molvae.runtime.files import read_json, write_json
-from molvae.runtime.workers import map_in_order
+from molvae.runtime.workers import Workers, map_in_order
 
 if TYPE_CHECKING:
     from molvae.config import FeaturizeSettings, FinetuneSettings
@@ -68,7 +68,12 @@ MOLECULE_SCHEMA = pyarrow.schema(
 
 
 def featurize_rows(
-    dataset: Path, settings: FeaturizeSettings, out: Path, *, finetune: FinetuneSettings | None = None, workers: int = 1
+    dataset: Path,
+    settings: FeaturizeSettings,
+    out: Path,
+    *,
+    finetune: FinetuneSettings | None = None,
+    workers: int | Workers = 1,
 ) -> dict[str, Any]:
     """Featurise a whole data set in one go; see `featurize` for what it writes and returns.
 
@@ -92,7 +97,7 @@ def featurize_shard(
     *,
     finetune: FinetuneSettings | None = None,
     shard: Shard = Shard(),
-    workers: int = 1,
+    workers: int | Workers = 1,
 ) -> None:
     """Standardise and tokenise one shard of a data set's rows into the file `out`.
 
@@ -111,11 +116,12 @@ def featurize_shard(
     is_closed = vocabulary and finetune and finetune.unknown_symbols != "extend"
     allowed_symbols = frozenset(vocabulary.symbols) if vocabulary and is_closed else None
     rules = RowRules(settings, tuple(sorted(counts["splits"])), allowed_symbols)
-    groups = shard.range(pyarrow.parquet.ParquetFile(dataset).num_row_groups)
+    metadata = pyarrow.parquet.ParquetFile(dataset).metadata
+    groups = shard.range(metadata.num_row_groups)
     symbols: dict[str, int] = {}
     with RowGroupWriter(out, SHARD_SCHEMA) as writer:
-        tasks = [(dataset, group, rules) for group in groups]
-        for table, group_symbols in map_in_order(featurize_row_group, tasks, workers):
+        tasks = [(range(metadata.row_group(group).num_rows), dataset, group, rules) for group in groups]
+        for table, group_symbols in map_in_order(featurize_row_group, tasks, workers, reject_row):
             ids = np.array([symbols.setdefault(symbol, len(symbols)) for symbol in group_symbols], dtype=np.uint16)
             writer.write(renumber_ids(table, ids))
         origin = {name: counts[name] for name in ("dataset", "source", "sha256")}

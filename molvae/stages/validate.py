@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 N_HISTOGRAM_MOLECULES = 2000  # training molecules described for the property histograms
 
 
-def validate_shard(samples: Path, out: Path, *, shard: Shard = Shard(), workers: int = 1) -> None:
+def validate_shard(samples: Path, out: Path, *, shard: Shard = Shard(), workers: int | Workers = 1) -> None:
     """Describe one shard of the samples, a row each, into `out` (parquet).
 
     Args:

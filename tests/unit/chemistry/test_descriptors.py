@@ -170,7 +170,7 @@ def test_skeletons_are_shared_by_tautomers_and_stereoisomers_and_by_nothing_else
     assert compute_skeleton_of("CC(=O)Oc1ccccc1C(=O)O") == "BSYNRYMUTXBXSQ"
     assert len({compute_skeleton_of(text) for text in smiles}) == len(smiles)
     assert compute_skeleton_of("Oc1ccccn1") != compute_skeleton_of("Oc1cccnc1")
-    assert compute_skeletons(["Oc1ccccn1", "CCO"]) == [compute_skeleton_of("Oc1ccccn1"), compute_skeleton_of("CCO")]
+    assert compute_skeletons((["Oc1ccccn1", "CCO"],)) == [compute_skeleton_of("Oc1ccccn1"), compute_skeleton_of("CCO")]
 
 
 def test_skeleton_of_a_molecule_without_an_inchi_is_its_smiles():

@@ -312,3 +312,29 @@ def test_optimize_command_writes_nothing_but_the_table_to_stdout_and_refuses_a_f
     assert (
         exiting.returncode == 1 and "exiting.py cannot be run: SystemExit: 0" in exiting.stderr and not exiting.stdout
     )
+
+
+def test_molecule_at_which_the_objective_dies_or_hangs_costs_that_molecule_and_stays_in_the_history(tmp_path):
+    (tmp_path / "deadly.py").write_text(
+        "import os, time\n"
+        "calls = []\n"
+        "def score(smiles):\n"
+        "    calls.append(smiles)\n"
+        "    os.write(1, b'from C')\n"
+        "    if smiles == 'CCO':\n"
+        "        os.abort()\n"
+        "    if smiles == 'CCN':\n"
+        "        time.sleep(600)\n"
+        "    return len(calls)\n"
+    )
+    out = tmp_path / "history.csv"
+    starts = ["--start", "CC", "--start", "CCO", "--start", "CCN", "--start", "CCC"]
+    options = ["--calls", "4", "--time-limit", "2", "--out", str(out), "--objective", f"{tmp_path}/deadly.py:score"]
+    result = subprocess.run(
+        [sys.executable, "-m", "molvae", *COMMAND, *starts, *options], capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "from C" not in result.stdout
+    history = pd.read_csv(out, keep_default_na=False).set_index("smiles")
+    assert history.loc["CCO", "error"] == "the process of the objective ended: signal 6, Aborted"
+    assert history.loc["CCN", "error"] == "the process of the objective ended: no result within 2 s"
+    assert history["score"].tolist() == ["1.0", "", "", "1.0"]  # each process begins anew

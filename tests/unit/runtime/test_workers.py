@@ -15,7 +15,7 @@ import pytest
 
 from molvae.errors import MolvaeError, Rejected
 from molvae.runtime import workers as module
-from molvae.runtime.workers import Workers, map_in_order
+from molvae.runtime.workers import WorkerDied, Workers, map_in_order
 
 SECONDS = 60  # a script that takes longer hangs
 UNGUARDED = "import operator\nfrom molvae.runtime.workers import map_in_order\n"
@@ -244,3 +244,77 @@ def test_workers_end_at_once_with_an_error_in_their_block(tmp_path):
     started = time.monotonic()
     process = run_script(script, tmp_path)
     assert "ZeroDivisionError" in process.stderr and time.monotonic() - started < 30
+
+
+def work_at(task: tuple[list[str], str]) -> list[str]:
+    """Do what each row says; in the folder a file says that it was done once."""
+    rows, folder = task
+    results = []
+    for row in rows:
+        if row == "killed once" and not Path(folder, "killed").exists():
+            Path(folder, "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if row == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if row == "exit":
+            os._exit(0)
+        while row == "endless":
+            pass
+        print("what work prints")
+        results.append(row)
+    return results
+
+
+def reject_one(task: tuple[list[str], str], rejection: Rejected) -> list[str]:
+    [row], _ = task
+    return [f"{row}: {rejection.reason}"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_row_that_ends_its_process_or_takes_too_long_costs_that_row_only(count, tmp_path, capfd):
+    tasks = [
+        (["a", "segfault", "b", "killed once", "c"], str(tmp_path)),
+        (["endless"], str(tmp_path)),
+        (["d", "e", "exit"], str(tmp_path)),
+        (["segfault", "segfault"], str(tmp_path)),
+    ]
+    with Workers(count, isolated=True, row_seconds=0.5) as workers:
+        results = [row for part in workers.map(work_at, tasks, reject_one) for row in part]
+        assert [row for part in workers.map(work_at, [(["f"], "")], reject_one) for row in part] == ["f"]
+    assert results == [
+        *["a", "segfault: process_died", "b", "killed once", "c", "endless: time_limit"],
+        *["d", "e", "exit: process_died", "segfault: process_died", "segfault: process_died"],
+    ]
+    assert capfd.readouterr().out == ""
+
+
+def test_rows_that_all_end_their_process_are_an_error_in_the_end(monkeypatch):
+    monkeypatch.setattr(module, "MAX_REJECTED", 2)
+    with Workers(1, isolated=True) as workers, pytest.raises(MolvaeError, match="signal 11"):
+        list(workers.map(work_at, [(["segfault"] * 4, "")], reject_one))
+
+
+def test_process_that_dies_between_rows_has_its_rows_divided():
+    with Workers(1, isolated=True) as workers:
+        results = list(workers.map(die_behind_rows, [(list("abcde"),)], lambda task, rejection: task[0]))
+    assert results == [["a", "b"], ["c"], ["d", "e"]]
+
+
+def die_behind_rows(task: tuple[list[str]]) -> list[str]:
+    rows = list(task[0])
+    if len(rows) > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows
+
+
+def wait(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_single_task_that_takes_too_long_is_an_error_and_the_process_is_replaced():
+    with Workers(1, isolated=True) as workers:
+        with pytest.raises(WorkerDied, match=r"no result within 0\.5 s") as death:
+            workers.run(wait, 60, seconds=0.5)
+        assert death.value.rejection.reason == "time_limit"
+        assert workers.run(wait, 0.0, seconds=60) == 0.0
