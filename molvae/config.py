@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import copy
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from molvae.chemistry.descriptor_table import NUMERIC_DESCRIPTORS
 from molvae.data.formats import READABLE_SUFFIXES, find_suffix
 from molvae.data.vocabulary import MAX_SYMBOLS, MAX_TOKENS
 from molvae.errors import ConfigError, suggest_nearest
 from molvae.model_io.pretrained import resolve_model_folder
+from molvae.runtime.credentials import HIDDEN, hide_credentials, hide_credentials_in, is_web_address
+from molvae.runtime.plain_text import INVISIBLE, show_invisible
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -24,10 +27,26 @@ if TYPE_CHECKING:
     PropertyName = str
 else:
     PropertyName = Literal[NUMERIC_DESCRIPTORS]
-ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
 
 
-RESERVED_NAMES = {"datasets", "comparison"}  # folders of results/ that are no experiments
+def _check_text(text: str) -> str:
+    if invisible := next((char for char in text if unicodedata.category(char) in INVISIBLE), None):
+        raise ValueError(f"holds the control or direction-changing character {invisible!a}")
+    return text
+
+
+def _check_path(path: str) -> str:
+    if re.match(r"[A-Za-z][\w+.-]*://", path):
+        raise ValueError("an address; this must be a path. Download it and name the file or folder")
+    if variable := re.search(r"<[^<>]*>|\{[^{}]*\}", path):
+        raise ValueError(f"Snakemake takes {variable[0]} in a path for a variable; rename the file or folder")
+    return path
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+LocalPath = Annotated[Text, AfterValidator(_check_path)]
+RESERVED_NAMES = {"datasets", "comparison", "mlartifacts"}  # folders of results/ that are no experiments
 
 
 class Section(BaseModel):
@@ -39,11 +58,11 @@ class Section(BaseModel):
 class DataSettings(Section):
     """Where the molecules come from."""
 
-    source: str = Field(
+    source: Text = Field(
         description="'moses', a path, or a URL: .smi (.smiles, .ism, .txt), .csv, .tsv or .parquet, text also as .gz"
     )
-    column: str = Field("SMILES", description="column that holds the SMILES; ignored for .smi without a header")
-    split_column: str = Field(
+    column: Text = Field("SMILES", description="column that holds the SMILES; ignored for .smi without a header")
+    split_column: Text = Field(
         "SPLIT",
         description="column that names train, valid, test, …; without SPLIT (or split) a hash of the molecule splits",
     )
@@ -51,11 +70,20 @@ class DataSettings(Section):
         None, description="checksum the source must have, in hex; null: taken as it is"
     )
 
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, source: str) -> str:
+        if not is_web_address(source):
+            return _check_path(source)
+        if hide_credentials(source).endswith(f"://{HIDDEN}"):
+            raise ValueError("its user and password cannot be told from the rest: write @ as %40 and / as %2F in them")
+        return source
+
 
 class FinetuneSettings(Section):
     """Fine-tuning: the trained model to continue from."""
 
-    model: str | None = Field(
+    model: LocalPath | None = Field(
         None,
         description="model folder, or pretrained:NAME, whose weights, networks, vocabulary and merges training "
         "continues from; null: none",
@@ -247,7 +275,7 @@ class LatentSettings(Section):
 class ValidateSettings(Section):
     """What the samples are compared with."""
 
-    reference: str = Field(
+    reference: LocalPath = Field(
         "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
     )
     baselines: bool = Field(True, description="also score random tokens, shuffled latent points and training molecules")
@@ -270,12 +298,12 @@ class TrackingSettings(Section):
     """MLflow. A machine setting: a change re-runs nothing."""
 
     enabled: bool = Field(True, description="log each stage to MLflow")
-    uri: str | None = Field(
+    uri: Text | None = Field(
         None,
         description="server or database; MLFLOW_TRACKING_URI, if set, comes first; null: results/mlflow.db",
     )
-    experiment: str = Field("molvae", min_length=1, description="name of the MLflow experiment")
-    register_as: str | None = Field(
+    experiment: Text = Field("molvae", min_length=1, description="name of the MLflow experiment")
+    register_as: Text | None = Field(
         None, alias="register", description="registered-model name for the trained model; null: none"
     )
 
@@ -385,7 +413,7 @@ def parse_settings(kind: type[SectionType], content: Any, where: str = "") -> Se
 def _explain_error(kind: type[BaseModel], detail: Any, where: str) -> str:
     """One line for one problem: the key, what is wrong with it, what would be right."""
     path = [str(part) for part in detail["loc"] if part != "[key]"]
-    key = where + ".".join(path)
+    key = show_invisible(where + ".".join(path))
     if detail["type"] == "extra_forbidden":
         return f"{key}: there is no such setting.{suggest_nearest(path[-1], _list_keys(kind, path[:-1]))}"
     if detail["type"] == "missing":
@@ -393,9 +421,17 @@ def _explain_error(kind: type[BaseModel], detail: Any, where: str) -> str:
     if isinstance(detail["input"], str) and detail["type"] in {"float_parsing", "int_parsing"}:
         return f"{key}: {detail['input']!r} is text, not a number."
     message = detail["msg"].removeprefix("Value error, ")
+    got = hide_credentials_in(repr(detail["input"]), *_list_texts(detail["input"]))
     if not path and issubclass(kind, Settings) and detail["type"] == "value_error":
         return f"{where}{message}."  # sections that contradict each other: the message names the key
-    return f"{key.rstrip('.') or 'config'}: {message} (got {detail['input']!r})."
+    return f"{key.rstrip('.') or 'config'}: {message} (got {got})."
+
+
+def _list_texts(value: Any) -> list[str]:
+    """List the strings in a plain value."""
+    if isinstance(value, dict | list):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in _list_texts(item)]
+    return [value] if isinstance(value, str) else []
 
 
 def _list_keys(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from molvae.runtime.plain_text import format_message, show_invisible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,28 +25,29 @@ def print_metrics(content: dict[str, Any]) -> None:
         interval = " to ".join(map(format_number, metric["interval"])) if metric["interval"] else ""
         baseline_values = [format_number(metric["baselines"].get(name)) for name in baselines]
         better = metric["better"] if metric["better"] != "none" else ""
-        table.add_row(
-            metric["name"], better, format_number(metric["value"]), interval, *baseline_values, str(metric["n"])
+        _add_row(
+            table, metric["name"], better, format_number(metric["value"]), interval, *baseline_values, str(metric["n"])
         )
     print_table(table)
     for name, reason in content["not_computed"].items():
-        print(f"{name}: not computed, {reason}")
+        print(format_message(f"{name}: not computed, {reason}"))
 
 
 def print_comparison(content: dict[str, Any]) -> None:
     """Print for each generator but the first every metric of both, the difference, its interval, and what it means."""
     first = content["first"]
     for name, rows in content["comparisons"].items():
-        table = Table(box=None, pad_edge=False, title=f"{name} minus {first}", title_justify="left")
+        table = Table(box=None, pad_edge=False, title=show_invisible(f"{name} minus {first}"), title_justify="left")
         for heading in ("metric", "better", first, name, "difference", "95 % interval", name):
-            table.add_column(heading, no_wrap=True, justify="left" if heading in ("metric", "better") else "right")
+            table.add_column(
+                show_invisible(heading), no_wrap=True, justify="left" if heading in ("metric", "better") else "right"
+            )
         for row in rows:
             interval = " to ".join(map(format_number, row["interval"])) if row["interval"] else ""
             values = [format_number(side["value"]) for side in row["sides"]]
             better = row["better"] if row["better"] != "none" else ""
-            table.add_row(
-                row["name"], better, *values, format_number(row["difference"]), interval, row["note"] or row["verdict"]
-            )
+            note = row["note"] or row["verdict"]
+            _add_row(table, row["name"], better, *values, format_number(row["difference"]), interval, note)
         print_table(table)
 
 
@@ -52,9 +55,9 @@ def print_frame(frame: pd.DataFrame) -> None:
     """Print a data frame as a table, its columns as they are named."""
     table = Table(box=None, pad_edge=False)
     for name in frame:
-        table.add_column(str(name), justify="right" if frame[name].dtype.kind in "if" else "left")
+        table.add_column(show_invisible(str(name)), justify="right" if frame[name].dtype.kind in "if" else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(format_number(value) if isinstance(value, float) else str(value) for value in row))
+        _add_row(table, *(format_number(value) if isinstance(value, float) else str(value) for value in row))
     print_table(table)
 
 
@@ -63,6 +66,10 @@ def print_search(history: pd.DataFrame) -> None:
     n_failed = int(history["score"].isna().sum())
     print(f"optimize: {len(history)} molecules scored, {n_failed} failed; the best:")
     print_frame(history.nlargest(5, "score")[["call", "score", "smiles"]])
+
+
+def _add_row(table: Table, *texts: str) -> None:
+    table.add_row(*map(show_invisible, texts))
 
 
 def print_table(table: Table) -> None:

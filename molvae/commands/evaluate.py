@@ -27,6 +27,7 @@ from molvae.metrics.reference_sets import TrainingSet
 from molvae.metrics.sample_set import SampleSet
 from molvae.runtime.arguments import check_integer, check_path
 from molvae.runtime.files import atomic_write
+from molvae.runtime.plain_text import protect_table
 from molvae.runtime.provenance import get_versions
 from molvae.runtime.workers import Workers
 
@@ -130,7 +131,7 @@ def _read_samples(file: Path, column: str | None) -> tuple[list[Row], list[str |
     rows = list(read_rows(file, find_smiles_column(file, column)))
     if "selfies" not in read_column_names(file, column):
         return rows, None
-    return rows, [row.smiles or None for row in read_rows(file, "selfies")]
+    return rows, [row.usable_smiles or None for row in read_rows(file, "selfies")]
 
 
 def make_random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[list[str]], Constraints]:
@@ -170,4 +171,4 @@ def _write_flagged(table: pd.DataFrame, path: Path) -> None:
     worst = table.assign(n_flags=count)[~table["is_valid"].astype(bool) | (count > 0)]
     worst = worst.sort_values(["is_valid", "n_flags", "sa"], ascending=[True, False, False], kind="stable")
     with atomic_write(path) as temporary:
-        worst[list(FLAGGED_COLUMNS)].to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)
+        protect_table(worst[list(FLAGGED_COLUMNS)]).to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL)

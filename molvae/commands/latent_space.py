@@ -20,6 +20,7 @@ from molvae.data.text_tables import WHITE_SPACE, find_layout
 from molvae.data.unreadable import require_a_molecule
 from molvae.errors import DataError, MolvaeError, suggest_nearest
 from molvae.runtime.files import atomic_write
+from molvae.runtime.plain_text import protect_table, restore_table
 
 log = logging.getLogger(__name__)
 TEXT_COLUMNS = {"model_id": str, "smiles": str}  # digits of an id are no number
@@ -214,15 +215,18 @@ def check_table_path(out: str) -> None:
 
 
 def write_table(table: pd.DataFrame, out: str) -> None:
-    """Write a table to a .csv or .parquet file, whole or not at all, or to stdout."""
+    """Write a table to a .csv or .parquet file, whole or not at all, or to stdout.
+
+    In CSV, a text that a spreadsheet would take for a formula gets an apostrophe, which `read_table` removes.
+    """
     if out == "-":
-        print(table.to_csv(index=False), end="")
+        print(protect_table(table).to_csv(index=False), end="")
         return
     with atomic_write(Path(out)) as temporary:
         if Path(out).suffix == ".parquet":
             table.to_parquet(temporary, index=False)
         else:
-            table.to_csv(temporary, index=False)
+            protect_table(table).to_csv(temporary, index=False)
 
 
 def _build_table(rows: Sequence[Row], **columns: np.ndarray) -> pd.DataFrame:
@@ -257,4 +261,6 @@ def read_table(file: Path) -> pd.DataFrame:
             skiprows=n_skipped,
             skipinitialspace=True,
         )
+        if find_suffix(file.name) == ".csv":
+            table = restore_table(table)
     return table.rename(columns=lambda name: str(name).strip().strip('"'))

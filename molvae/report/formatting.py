@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from typing import Any, TypeGuard
 
+from markupsafe import Markup
+
+from molvae.runtime.credentials import hide_credentials
+from molvae.runtime.plain_text import show_invisible
+
+LAYOUT = "\n\t"  # control characters of the page itself
 MAX_TEXT = 120  # characters of a raw text that are shown
 
 
@@ -64,5 +71,28 @@ def format_setting(value: Any) -> str:
 
 def escape_text(text: Any) -> str:
     """Cut a raw text to MAX_TEXT characters and escape its control and direction-changing characters."""
-    escaped = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in str(text)[:MAX_TEXT])
+    escaped = show_invisible(str(text)[:MAX_TEXT])
     return f"{escaped}… ({len(str(text))} characters)" if len(str(text)) > MAX_TEXT else escaped
+
+
+def finish_value(value: Any) -> Any:
+    """Escape the control and direction-changing characters of whatever a template writes but markup."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return show_invisible(value, keep=LAYOUT) if is_text else value
+
+
+def finish_values(value: Any) -> Any:
+    """Escape them in each text of nested lists and dicts."""
+    if isinstance(value, dict):
+        return {finish_value(key): finish_values(item) for key, item in value.items()}
+    return [finish_values(item) for item in value] if isinstance(value, list) else finish_value(value)
+
+
+def format_source(source: Any) -> str:
+    """Format the path or address of a data set, without secrets; an earlier version left them in the counts."""
+    return escape_text(hide_credentials(str(source)))
+
+
+def quote_for_shell(value: Any) -> str:
+    """Quote a value for a command that a reader copies into a shell."""
+    return shlex.quote(str(value))

@@ -20,6 +20,7 @@ import vl_convert
 from markupsafe import Markup
 
 from molvae.chemistry.drawing import draw_svg
+from molvae.errors import DataError
 from molvae.report import charts, formatting, summary, tables
 from molvae.report.loader import Experiment, load_experiment
 from molvae.report.molecules import count_flags, list_flags, select_first_unique, select_least_plausible
@@ -43,6 +44,16 @@ def render_report(experiment_dir: Path, dataset_counts: Path, *, title: str) -> 
         DataError: `experiment_dir` holds no experiment, or a file in it is damaged. A missing one is named in the page.
     """
     experiment = load_experiment(Path(experiment_dir), Path(dataset_counts))
+    try:
+        return _render_experiment(experiment, title)
+    except (TypeError, AttributeError, LookupError, ValueError, jinja2.UndefinedError) as err:
+        raise DataError(
+            f"{experiment_dir}: a file of it is not as molvae writes it ({type(err).__name__}: {err}). "
+            "Run the stages again."
+        ) from err
+
+
+def _render_experiment(experiment: Experiment, title: str) -> str:
     scripts = {"library": _load_library(), "drawing": (FOLDER / "report.js").read_text("utf-8")}
     projections = charts.build_projection_chart(experiment.projections, experiment.latent)
     page = load_template("report.html.j2").render(
@@ -106,7 +117,7 @@ def _build_molecule_cell(molecule: dict[Any, Any]) -> dict[Any, Any]:
 def _to_specs(named_charts: dict[str, alt.TopLevelMixin]) -> dict[str, Markup]:
     """Vega-Lite JSON of each chart; `<` is escaped, so that no text in it can end the script element."""
     # Not validated here, which takes as long as all the rest: a test validates each kind of chart.
-    dicts = {name: chart.to_dict(validate=False) for name, chart in named_charts.items()}
+    dicts = {name: formatting.finish_values(chart.to_dict(validate=False)) for name, chart in named_charts.items()}
     specs = {name: json.dumps(content, separators=(",", ":")) for name, content in dicts.items()}
     return {name: Markup(spec.replace("<", "\\u003c")) for name, spec in specs.items()}
 
@@ -134,6 +145,7 @@ def load_template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=formatting.finish_value,
     )
     environment.filters.update(
         number=formatting.format_number,
@@ -142,6 +154,8 @@ def load_template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
         escape_text=formatting.escape_text,
         duration=formatting.format_duration,
         setting=formatting.format_setting,
+        source=formatting.format_source,
+        shell=formatting.quote_for_shell,
         **filters,
     )
     environment.tests["known"] = formatting.is_known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import logging
 import re
@@ -28,6 +29,7 @@ from molvae.data.readers import (
     read_rows,
 )
 from molvae.errors import DataError
+from molvae.runtime.credentials import find_address, hide_credentials_in, identify_address, is_web_address
 from molvae.runtime.files import atomic_write, compute_json_hash, compute_sha256
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ SPLIT_NAMES = {  # as data sets call them, in small letters
     **dict.fromkeys(("test", "testing"), "test"),
 }
 KNOWN_SPLITS = frozenset(SPLIT_NAMES.values())
+MAX_NAME = 60  # characters of a download's file name
+MAX_SPLITS = 1000  # names; more are those of molecules
 NO_SPLIT = frozenset({"na", "n/a", "nan", "none", "null"})
 SCHEMA = pyarrow.schema(
     {"row": pyarrow.int64(), "smiles": pyarrow.string(), "split": pyarrow.string(), "problem": pyarrow.string()}
@@ -57,8 +61,8 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     Raises:
         DataError: the source cannot be had, has another checksum than asked for, or is no table of SMILES.
     """
-    downloads = out.parent / "downloads"
-    if settings.source == MOSES:
+    downloads, source = out.parent / "downloads", identify_address(settings.source)
+    if source == MOSES:
         path = download_moses_wheel(downloads)
         rows = iter_moses_rows(path)
     else:
@@ -68,20 +72,20 @@ def fetch(settings: DataSettings, out: Path) -> dict[str, Any]:
     if settings.sha256 and checksum != settings.sha256:
         raise DataError(f"{path}: its SHA-256 is {checksum}, data.sha256 asks for {settings.sha256}.")
     try:
-        if settings.source != MOSES:
+        if source != MOSES:
             _log_columns(path, settings)
-        splits = _write_rows(rows, out)
-        if settings.source != MOSES:
+        splits = _write_rows(path, rows, out)
+        if source != MOSES:
             _warn_of_unknown_splits(path, splits)
     except DataError as err:
-        if path.parent != downloads or settings.sha256 or settings.source == MOSES:  # it is what was asked for
+        if path.parent != downloads or settings.sha256 or source == MOSES:  # it is what was asked for
             raise
         path.unlink()  # or it would be taken for the data each time
-        raise DataError(f"{settings.source}: what was downloaded cannot be read, and was deleted: {err}") from err
+        raise DataError(f"{source}: what was downloaded cannot be read, and was deleted: {err}") from err
     n_rows = sum(splits.values())
     return write_counts(
         out.with_suffix(".json"), "fetch", rows_in=n_rows, kept=n_rows, rejected={},
-        dataset=out.stem, source=settings.source, sha256=checksum, rows=n_rows, column=settings.column,
+        dataset=out.stem, source=source, sha256=checksum, rows=n_rows, column=settings.column,
         splits={name: count for name, count in splits.items() if name},
     )  # fmt: skip
 
@@ -114,7 +118,7 @@ def _warn_of_unknown_splits(path: Path, splits: Mapping[str, int]) -> None:
         )  # fmt: skip
 
 
-def _write_rows(rows: Iterator[Row], out: Path) -> dict[str, int]:
+def _write_rows(path: Path, rows: Iterator[Row], out: Path) -> dict[str, int]:
     """Write rows in groups of fixed size; returns how many each split has ('' for rows without one)."""
     splits: dict[str, int] = {}
     group: list[tuple[Any, ...]] = []
@@ -123,6 +127,11 @@ def _write_rows(rows: Iterator[Row], out: Path) -> dict[str, int]:
             split = _normalise_split(row.split)
             group.append((number, row.smiles, split, row.problem))
             splits[split or ""] = splits.get(split or "", 0) + 1
+            if len(splits) > MAX_SPLITS:
+                raise DataError(
+                    f"{path}: its split column holds more than {MAX_SPLITS} different names, such as {split!r}. "
+                    "Name another column as data.split_column."
+                )
             if len(group) == ROW_GROUP:
                 writer.write(_make_table(group))
                 group = []
@@ -146,29 +155,45 @@ def _make_table(group: list[tuple[Any, ...]]) -> pyarrow.Table:
 
 def _find_or_download(source: str, downloads: Path, checksum: str | None) -> Path:
     """Find the file itself, or download what a URL names."""
-    if not source.startswith(("http://", "https://")):
+    if not is_web_address(source):
         return Path(source)
-    parts = urllib.parse.unquote(urllib.parse.urlsplit(source).path).strip("/").split("/")
+    public = identify_address(source)
+    parts = urllib.parse.unquote(urllib.parse.urlsplit(public).path).strip("/").split("/")
     name = next((part for part in reversed(parts) if find_suffix(part)), None)  # …/molecules.csv/content, too
     if name is None:
         raise DataError(
-            f"{source}: no part of this address ends in {', '.join(READABLE_SUFFIXES)}, with or without .gz. "
+            f"{public}: no part of this address ends in {', '.join(READABLE_SUFFIXES)}, with or without .gz. "
             "Download it by hand and set data.source to the file."
         )
-    path = downloads / f"{compute_json_hash(source)[:8]}-{name}"  # two addresses may end in the same name
+    name = re.sub(r"[^\w.-]", "_", name)[-MAX_NAME:]
+    path = downloads / f"{compute_json_hash(public)[:8]}-{name}"  # two addresses may end in the same name
     if not path.exists() or (checksum and compute_sha256(path) != checksum):
-        _download(source, path)
+        _download(find_address(source), path)
     return path
 
 
 def _download(url: str, path: Path) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, atomic_write(path) as temporary:  # noqa: S310
+        with urllib.request.urlopen(_make_request(url), timeout=60) as answer, atomic_write(path) as temporary:  # noqa: S310
             with open(temporary, "wb") as file:
                 shutil.copyfileobj(answer, file)
             if answer.length:
                 raise OSError(f"the connection broke off {answer.length} bytes before the end")
-    except (http.client.HTTPException, OSError) as err:
+    except (http.client.HTTPException, OSError, ValueError, OverflowError) as err:  # the latter: no valid address
+        reason = hide_credentials_in(str(err), url)
         raise DataError(
-            f"{url}: cannot be downloaded ({err}). Download it by hand and set data.source to the file."
-        ) from err
+            f"{identify_address(url)}: cannot be downloaded ({reason}). Download it by hand and set data.source to the "
+            "file."
+        ) from None
+
+
+def _make_request(url: str) -> urllib.request.Request:
+    """Make the request of an address. User and password, if it has them, go to its host and to no other."""
+    start, _, rest = url.partition("://")
+    authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]  # every text matches
+    user, _, host = authority.rpartition("@")
+    request = urllib.request.Request(f"{start}://{host}{rest[len(authority) :]}")  # noqa: S310
+    if user:
+        code = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {code}")
+    return request

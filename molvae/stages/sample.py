@@ -22,6 +22,7 @@ from molvae.inference.sampling import SamplingOptions, sample_prior, warn_of_cut
 from molvae.model_io.card import get_max_tokens
 from molvae.model_io.loading import open_model
 from molvae.runtime.files import atomic_write
+from molvae.runtime.plain_text import protect_cell
 from molvae.runtime.workers import Workers
 
 if TYPE_CHECKING:
@@ -66,9 +67,16 @@ def sample_to_file(folder: Path, settings: SampleSettings, out: str, *, device: 
         if out.endswith(".parquet"):
             pyarrow.parquet.write_table(table, temporary)
         elif out.endswith(".csv"):
-            pyarrow.csv.write_csv(table, temporary)
+            pyarrow.csv.write_csv(_protect_texts(table), temporary)
         else:
             temporary.write_text("\n".join(table.column("smiles").to_pylist()) + "\n", "utf-8")
+
+
+def _protect_texts(table: pyarrow.Table) -> pyarrow.Table:
+    for place, field in enumerate(table.schema):
+        if field.type == pyarrow.string():
+            table = table.set_column(place, field, [list(map(protect_cell, table.column(place).to_pylist()))])
+    return table
 
 
 def sample_shard(

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from molvae.tracking.records import DEFAULT_URI, LOCK_SECONDS
 
+MAX_NAME = 60  # characters, of up to four bytes; a file system takes 255 bytes
 COLUMNS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -26,7 +27,8 @@ COLUMNS = {
 
 def make_artifact_location(database: Path, project: str) -> str:
     """Make the location of an MLflow experiment's artifacts: a folder in mlartifacts/ beside the SQLite database."""
-    return _make_root(database) + "/" + re.sub(r"[^\w.-]", "_", project)
+    name = re.sub(r"^\.+|[^\w.-]", "_", project)[:MAX_NAME]
+    return f"{_make_root(database)}/{name}"
 
 
 def correct_artifact_locations(uri: str, results_dir: Path) -> None:

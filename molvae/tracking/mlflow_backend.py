@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molvae.errors import ConfigError, DataError
+from molvae.runtime.credentials import hide_credentials
 from molvae.runtime.files import atomic_write, compute_json_hash
 from molvae.runtime.provenance import get_versions
 from molvae.tracking.artifact_locations import correct_artifact_locations, make_artifact_location
@@ -244,7 +245,7 @@ def sync_records(results_dir: Path, uri: str | None = None) -> SyncSummary:
     try:
         connect_to_mlflow(resolve_uri(uri))
     except list_failures() as error:
-        log.warning("tracking: %s cannot be reached: %s", make_ui_command(uri), summarise_error(error))
+        log.warning("tracking: %s cannot be reached: %s", make_ui_command(uri), summarise_error(error, uri))
         return SyncSummary(failed=len(paths))
     for path in paths:
         try:
@@ -253,7 +254,7 @@ def sync_records(results_dir: Path, uri: str | None = None) -> SyncSummary:
             summary.sent, summary.complete = summary.sent + is_new, summary.complete + (not is_new)
         except (*list_failures(), KeyError) as error:  # type: ignore[misc]
             summary.failed += 1
-            log.warning("tracking: %s was not sent: %s", path, summarise_error(error))
+            log.warning("tracking: %s was not sent: %s", path, summarise_error(error, uri))
     return summary
 
 
@@ -262,9 +263,19 @@ def connect_to_mlflow(uri: str) -> MlflowClient:
 
     Raises:
         MlflowException, SQLAlchemyError: no answer.
+        OSError: the database cannot be used, or `uri` is no address.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    try:
+        return _connect(uri)
+    except OSError:
+        raise  # some are ValueErrors, too
+    except ValueError:  # of the libraries that parse it; their texts hold the part that they cannot read
+        raise OSError(f"{hide_credentials(uri)}: no valid address") from None
+
+
+def _connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     for name in ("mlflow.store", "alembic", "urllib3.connectionpool"):  # logs of tables, retries and tracebacks
@@ -438,8 +449,9 @@ def _register_model(client: MlflowClient, uri: str, name: str, model_id: str, ru
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1):
-        return f"{name}/{version.version}"
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):  # a name may hold any quotation mark
+        if version.name == name:
+            return f"{name}/{version.version}"
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)  # a database's registry asks the process-wide store for the model, not ours (3.17.2)
     try:

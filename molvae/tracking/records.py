@@ -16,6 +16,7 @@ from typing import Any
 from molvae.config import TrackingSettings, parse_settings
 from molvae.errors import ConfigError, DataError
 from molvae.runtime import provenance
+from molvae.runtime.credentials import has_credentials, hide_credentials, hide_credentials_in
 from molvae.runtime.files import atomic_write, compute_json_hash, compute_sha256, read_json, write_json
 
 FORMAT = 1
@@ -42,7 +43,8 @@ def read_settings() -> TrackingSettings | None:
         content = dict(json.loads(text or "{}"))
     except (ValueError, TypeError) as err:
         example = '{"uri": "mlflow.db"}'
-        raise ConfigError(f"MOLVAE_TRACKING={text!r} is not a JSON object such as {example}: {err}.") from err
+        shown = hide_credentials_in(repr(text), uri)
+        raise ConfigError(f"MOLVAE_TRACKING={shown} is not a JSON object such as {example}: {err}.") from None
     settings = parse_settings(TrackingSettings, content, "MOLVAE_TRACKING.")
     if not settings.enabled:
         return None
@@ -64,8 +66,8 @@ def make_ui_command(uri: str) -> str:
     """Make the command, or the address for a browser, that shows the runs. It holds no password and may be logged."""
     uri = resolve_uri(uri)
     if uri.startswith("http"):
-        return re.sub(r"//[^/@]*@", "//", uri)
-    address = '"$MLFLOW_TRACKING_URI"' if _is_secret(uri) else shlex.quote(uri)
+        return hide_credentials(uri)
+    address = '"$MLFLOW_TRACKING_URI"' if has_credentials(uri) else shlex.quote(uri)
     return f"mlflow ui --backend-store-uri {address}"
 
 
@@ -83,12 +85,7 @@ def make_restore_command(experiment_id: str, uri: str) -> str:
 def _make_assignment(uri: str) -> str:
     """Make the assignment of MLFLOW_TRACKING_URI, the beginning of a shell command, without a password."""
     uri = resolve_uri(uri)
-    return f"MLFLOW_TRACKING_URI={'…' if _is_secret(uri) else shlex.quote(uri)}"
-
-
-def _is_secret(uri: str) -> bool:
-    """Whether an address may hold a password."""
-    return "@" in uri and not uri.startswith("sqlite")
+    return f"MLFLOW_TRACKING_URI={'…' if has_credentials(uri) else shlex.quote(uri)}"
 
 
 def find_network_file_system(uri: str) -> str | None:
@@ -186,9 +183,15 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def summarise_error(error: BaseException) -> str:
-    """Make a text of at most 600 characters from the first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:600]
+def summarise_error(error: BaseException, uri: str | None) -> str:
+    """Make a text of at most 600 characters from the first line of an error, without passwords.
+
+    Args:
+        error: of a stage, or of the libraries that send to MLflow and name its address in their errors.
+        uri: that address.
+    """
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return hide_credentials_in(first, uri)[:600]
 
 
 def get_milliseconds() -> int:

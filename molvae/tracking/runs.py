@@ -13,6 +13,7 @@ from typing import Any
 
 from molvae.config import TrackingSettings
 from molvae.errors import Interrupted
+from molvae.runtime.credentials import hide_credentials
 from molvae.tracking.mlflow_backend import MLflowBackend, list_failures
 from molvae.tracking.records import (
     Record,
@@ -89,7 +90,7 @@ class RecordedRun(Run):
         self._update()
 
     def log_dataset(self, *, name: str, digest: str, source: str) -> None:
-        self.record["dataset"] = {"name": str(name), "digest": str(digest), "source": str(source)}
+        self.record["dataset"] = {"name": str(name), "digest": str(digest), "source": hide_credentials(str(source))}
         self._update()
 
     def log_model(self, folder: Path) -> None:
@@ -128,7 +129,7 @@ class RecordedRun(Run):
             command = make_sync_command(self.path.parent.parent, self._uri)
             log.warning(
                 "tracking failed, the stage continues: %s. `%s` sends the record %s to MLflow once that is repaired.",
-                summarise_error(error).rstrip("."),
+                summarise_error(error, self._uri).rstrip("."),
                 command,
                 self.path,
             )
@@ -137,7 +138,7 @@ class RecordedRun(Run):
     def _finish(self, status: str, error: BaseException | None = None) -> None:
         self.record |= {"status": status, "end": get_milliseconds()}
         if error is not None:
-            self.record["tags"]["error"] = summarise_error(error)
+            self.record["tags"]["error"] = summarise_error(error, self._uri)
         self._backend = self._backend or MLflowBackend(self.path.parent, self._uri)  # one more try
         self._update(at_once=True)
 

@@ -312,3 +312,44 @@ def test_a_reference_is_moses_a_file_or_a_split(reference, is_split):
 def test_a_reference_that_is_neither_a_split_nor_a_readable_file_is_refused(reference):
     with pytest.raises(ConfigError, match="no kind of file that molvae reads .*, and no name of a split"):
         parse_settings(ValidateSettings, {"reference": reference}, "validate.")
+
+
+@pytest.mark.parametrize("character", ["\x00", "\n", "\x1b", "\u202e", "\u2066", "\u200f"])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("data", "source"), ("data", "column"), ("data", "split_column"), ("finetune", "model"),
+     ("validate", "reference"), ("tracking", "uri"), ("tracking", "experiment"), ("tracking", "register")],
+)  # fmt: skip
+def test_a_control_or_direction_changing_character_in_a_setting_is_refused_and_shown(section, key, character):
+    content = {"data": {"source": "x.csv"}}
+    with pytest.raises(ConfigError, match=f"^{section}.{key}: holds the control or direction-changing char") as caught:
+        parse_config({**content, section: {**content.get(section, {}), key: f"a{character}b"}})
+    assert character not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a;b", "<script>", "$(touch x)", "-x", "", "a/b", "a\n", "x" * 101, "a\u202eb"]
+)
+def test_an_experiment_whose_name_is_no_plain_folder_name_is_refused(name):
+    with pytest.raises(ConfigError, match="^experiments") as caught:
+        parse_config({"data": {"source": "x.csv"}, "experiments": {name: {}}})
+    assert "\u202e" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": {"source": "s3://key:secret@bucket/x.csv"}},
+        {"data": {"source": "https://me:a/secret@host/x.csv"}},
+        {"data": {"source": ["https://me:secret@host/x.csv?secret"]}},
+        {"data": "https://me:secret@host/x.csv?secret"},
+        {"data": {"source": "x.csv"}, "validate": {"reference": "https://me:secret@host/x.csv"}},
+        {"data": {"source": "x.csv"}, "validate": {"reference": "https://host/x.csv?secret"}},
+        {"data": {"source": "x.csv"}, "finetune": {"model": "https://me:secret@host/x"}},
+        {"data": {"source": "x.csv"}, "tracking": {"uri": {"a": "postgresql://me:a b/secret@host/x"}}},
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_without_its_secrets(content):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(content)
+    assert "secret" not in str(caught.value) and caught.value.__suppress_context__

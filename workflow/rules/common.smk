@@ -19,6 +19,7 @@ from molvae.data.splits import check_reference_split
 from molvae.errors import ConfigError
 from molvae.model_io.card import CARD_FILE, WEIGHTS_FILE
 from molvae.model_io.pretrained import PREFIX, resolve_model_folder
+from molvae.runtime.credentials import export_addresses, hide_credentials, identify_address, is_web_address
 from molvae.runtime.files import compute_json_hash, compute_sampled_digest, compute_sha256
 from molvae.runtime.provenance import compute_code_digest
 
@@ -28,9 +29,25 @@ except ConfigError as err:
     raise WorkflowError(f"The config is not valid, nothing was started.\n{err}")
 
 
+def hide_source(settings):
+    """Remove the secrets of the source's address. What the rules write down, Snakemake's metadata too, has none."""
+    source = identify_address(settings.data.source)
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+
+
+# The whole address reaches `fetch` through the environment.
+export_addresses(settings.data.source for settings in EXPERIMENTS.values())
+EXPERIMENTS = {name: hide_source(settings) for name, settings in EXPERIMENTS.items()}
+
+
+def make_stem(source):
+    """Make the beginning of a file name from a path or an address."""
+    return re.sub(r"\W+", "_", Path(source).name.split(".")[0])[:50]
+
+
 def name_dataset(settings):
     """Name the file of a data set: stem of the source, and a digest of all settings that decide its content."""
-    stem = re.sub(r"\W+", "_", Path(settings.source).name.split(".")[0]) or "data"
+    stem = make_stem(settings.source) or "data"
     return f"{stem}-{compute_json_hash(settings.model_dump())[:8]}"
 
 
@@ -47,8 +64,7 @@ def name_reference(settings):
     source = settings.validate_.reference
     if settings.validate_.reference_is_split:
         return None
-    stem = re.sub(r"\W+", "_", Path(source).name.split(".")[0])
-    return f"reference-{stem}-{compute_json_hash(source)[:8]}"
+    return f"reference-{make_stem(source)}-{compute_json_hash(source)[:8]}"
 
 
 REFERENCES = {
@@ -79,7 +95,7 @@ GENERATORS = group_experiments()
 
 def find_source(settings):
     """Find a local source, in the working directory or else beside the Snakefile; None for 'moses' and URLs."""
-    if settings.source == "moses" or settings.source.startswith(("http://", "https://")):
+    if settings.source == "moses" or is_web_address(settings.source):
         return None
     beside = ROOT / settings.source
     return str(beside) if beside.exists() and not Path(settings.source).exists() else settings.source
@@ -162,7 +178,7 @@ def warn_of_network_disk():
 
         if kind := find_network_file_system(TRACKING_URI):
             logger.warning(
-                f"MLflow's SQLite database {TRACKING_URI} is on a network file system ({kind}), where it may break when "
+                f"MLflow's SQLite database {hide_credentials(TRACKING_URI)} is on a network file system ({kind}), where it may break when "
                 "jobs write at once. Set tracking.uri to a server, or to a file on a local disk: docs/cluster.md."
             )
 
@@ -179,11 +195,12 @@ if workflow.remote_exec:
 # conda environment that Snakemake made for the job, the one in there. Which package it imports: the one beside the
 # Snakefile, whose digest is in the params, and not a copy that was installed before the checkout changed.
 # A scheduler sends SIGTERM to all processes of a job. Shell and `tee` ignore it: if they ended, `molvae`, which handles
-# it, could not finish saving.
+# it, could not finish saving. `molvae` begins with the usual action, so that SIGTERM before its handler is set ends it.
 shell.prefix(
-    'set -euo pipefail; trap "" TERM; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
+    'set -euo pipefail; [[ "${{CONDA_PREFIX:-}}" == */.snakemake/conda/* ]] || '
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    'trap "" TERM; molvae() ( trap - TERM; exec molvae "$@" ); '
 )
 
 

@@ -21,5 +21,5 @@ rule reference:
     message:
         "reference {params.source}"
     shell:
-        "molvae reference {params.source:q} --out {output:q} --downloads results/datasets/downloads --threads {threads}"
+        "molvae reference --out {output:q} --downloads results/datasets/downloads --threads {threads} -- {params.source:q}"
         " 2>&1 | tee -i {log:q}"

@@ -53,3 +53,14 @@ def test_a_generator_of_a_comparison_may_have_any_name(window, capsys):
     print_comparison({"first": "[bold]", "comparisons": {"[/x]": [row]}})
     printed = capsys.readouterr().out
     assert "[/x] minus [bold]" in printed and "0.2 to 0.3" in printed
+
+
+def test_control_and_direction_changing_characters_of_texts_are_shown(window, capsys):
+    text = "C\u202eO\x1b]0;x\x07"
+    print_frame(pd.DataFrame({text: [text], "score": [0.5]}))
+    print_metrics({"metrics": [], "not_computed": {text: text}})
+    row = {"name": text, "better": "none", "sides": [{"value": 0.5}] * 2, "difference": 0.25, "interval": None}
+    print_comparison({"first": text, "comparisons": {text: [{**row, "note": text, "verdict": "worse"}]}})
+    printed = capsys.readouterr().out
+    assert "\u202e" not in printed and "\x1b]" not in printed and "\x07" not in printed
+    assert printed.count("C\\u202eO\\u001b]0;x\\u0007") == 11

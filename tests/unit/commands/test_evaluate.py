@@ -174,6 +174,13 @@ def test_flagged_samples_are_listed_with_structural_flags_and_alerts_worst_first
     assert rows[3]["alerts"] == "MCF4"
 
 
+def test_raw_text_of_flagged_samples_is_no_formula_for_a_spreadsheet(evaluate_text, tmp_path):
+    evaluate_text("c1ccccc1O\n=HYPERLINK(1)\n@SUM(A1)\n-2\n", flagged=tmp_path / "flagged.csv")
+    with open(tmp_path / "flagged.csv", newline="") as file:
+        texts = [row["smiles"] for row in csv.DictReader(file)]
+    assert texts == ["'=HYPERLINK(1)", "'@SUM(A1)", "-2"]
+
+
 def test_random_baseline_and_training_set_reference_stand_beside_novelty(evaluate_text, smiles):
     random.Random(0).shuffle(rows := list(smiles) * 5)
     _, metrics = evaluate_text("\n".join(rows) + "\n", with_baselines=True)

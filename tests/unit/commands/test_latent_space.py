@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import molvae
 from molvae.cli.main import app
-from molvae.commands.latent_space import decode_file, read_table
+from molvae.commands.latent_space import decode_file, read_table, write_table
 from molvae.errors import MolvaeError
 from molvae.latent import interpolation
 from molvae.latent.likelihood import estimate_log_likelihood
@@ -279,3 +279,23 @@ def test_a_file_without_latent_points_of_the_model_is_refused_by_decode(tmp_path
         run("decode", tmp_path / "text.csv", "--model", "pretrained:moses", "--out", "-")
     with pytest.raises(MolvaeError, match="a name that ends in .csv or .parquet"):
         run("decode", tmp_path / "in.csv", "--model", "pretrained:moses", "--out", "x.txt")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_text_that_a_spreadsheet_would_run_is_written_as_text_and_read_back_unchanged(tmp_path, capsys, suffix):
+    errors = ["=cmd|' /C calc'!A0", "-1+2", "@x", "+1", "'=x", "it's", None]
+    table = pd.DataFrame({"smiles": ["C", "=C", "N", "@", "O", "S", "P"], "score": [-1.5] * 7, "error": errors})
+    write_table(table, str(tmp_path / f"history{suffix}"))
+    read = read_table(tmp_path / f"history{suffix}")
+    assert read["smiles"].tolist() == table["smiles"].tolist() and read["score"].tolist() == [-1.5] * 7
+    assert [str(text) for text in read["error"][:3]] + read["error"].tolist()[4:6] == errors[:3] + errors[4:6]
+    write_table(table, "-")
+    for text in (capsys.readouterr().out, (tmp_path / f"history{suffix}").read_text("latin1")):
+        if suffix == ".csv":
+            assert [line.rsplit(",", 1)[1] for line in text.splitlines()[1:5]] == [
+                "'=cmd|' /C calc'!A0",
+                "'-1+2",
+                "'@x",
+                "+1",
+            ]
+            assert text.splitlines()[2].startswith("'=C,-1.5,")

@@ -205,6 +205,65 @@ def test_report_of_the_same_files_is_the_same_and_of_moderate_size(page: str, fo
     assert len(page.encode()) < 2_000_000
 
 
+HOSTILE = "</script><img src=x onerror=alert(1)>\u202e\x1b[2J$(touch x)'\""
+
+
+@pytest.mark.parametrize(
+    ("file", "path"),
+    [
+        ("model/model.json", ("training", "device")), ("model/model.json", ("versions", "torch")),
+        ("model/model.json", ("provenance", "git_commit")), ("model/model.json", ("settings", "data", "source")),
+        ("model/model.json", ("settings", HOSTILE, HOSTILE)), ("model/model.json", ("versions", HOSTILE)),
+        ("validation/metrics.json", ("seed",)), ("validation/metrics.json", ("temperature",)),
+        ("validation/metrics.json", ("metrics", 0, "name")), ("validation/metrics.json", ("not_computed", HOSTILE)),
+        ("model/prior.json", ("settings", "kind")), ("tokens/counts.json", ("splits", HOSTILE)),
+        ("tokens/counts.json", ("unknown_symbols", HOSTILE)), ("../counts.json", ("column",)),
+        ("../counts.json", ("splits", HOSTILE)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ".".join(part[:9] for part in map(str, value)),
+)  # fmt: skip
+def test_report_shows_text_of_files_as_text(folder: ExperimentFolder, file: str, path: tuple) -> None:
+    content = json.loads((folder.path / file).read_text())
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key] if isinstance(inner, list) else inner.setdefault(key, {})
+    inner[path[-1]] = HOSTILE
+    (folder.path / file).write_text(json.dumps(content))
+    page = folder.render(title=HOSTILE)
+    elements = Elements(page)
+    assert not [tag for tag, _ in elements.elements if tag == "img"]
+    assert "\u202e" not in page and "\x1b" not in page and "\\u202e" in elements.text
+
+
+def test_report_quotes_what_a_reader_copies_into_a_shell_or_python(folder: ExperimentFolder) -> None:
+    context = {"seed": "1; touch x", "temperature": "$(touch x)", "max_tries": "1\ntouch x"}
+    folder.write_json("validation/metrics.json", {"metrics": [METRIC], **context})
+    folder.write_json("model/model.json", {**folder.model, "provenance": {"git_commit": "abc; touch x"}})
+    folder.path = folder.path.rename(folder.path.with_name("a'b$(touch x)"))
+    text = get_text(folder.render())
+    for quoted in ("'1; touch x'", "'$(touch x)'", "'1 touch x'", "git checkout 'abc; touch x'"):
+        assert quoted in text
+    assert """snakemake 'results/a'"'"'b$(touch x)/report.html' --cores""" in text
+    assert (
+        'seed="1; touch x", temperature="$(touch x)"' in text
+        and 'molvae.load("results/a\\u0027b$(touch x)/model")' in text
+    )
+
+
+def test_report_of_files_of_another_shape_is_an_error_that_names_the_folder(folder: ExperimentFolder) -> None:
+    for model in ({"training": "x"}, {"provenance": {"id": 7}}, {"settings": [1]}, {"settings": {"model": "x"}}):
+        folder.write_json("model/model.json", {**folder.model, **model})
+        with pytest.raises(DataError, match="example: a file of it is not as molvae writes it"):
+            folder.render()
+
+
+def test_report_shows_no_secret_that_an_earlier_version_left_in_the_counts(folder: ExperimentFolder) -> None:
+    source = {"dataset": "d", "rows": 1, "source": "https://me:hunter2@example.org/a.csv?sig=hunter3"}
+    folder.write_json(folder.dataset, source)
+    page = folder.render()
+    assert "https://example.org/a.csv?***" in page and "hunter" not in page
+
+
 def test_report_escapes_raw_text_of_the_data(folder: ExperimentFolder) -> None:
     folder.write_rejected("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\u202eC", "C" * 500)
     folder.write_metrics([{**METRIC, "name": "</script><b>FCD", "description": "<i>"}])

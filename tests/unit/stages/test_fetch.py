@@ -24,12 +24,16 @@ TEXT = "SMILES,SPLIT\nCCO,train\nC\xe9,test\nshort\n\nN,train\n".encode("latin-1
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine; `.requests` are the paths asked for, `.cut` is the length answers break off at."""
+    """A web server on this machine.
+
+    `.requests` are the paths asked for, `.authorizations` what came with them, `.cut` is where answers break off.
+    """
     (tmp_path / "web" / "a").mkdir(parents=True)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):  # noqa: N802
             httpd.requests.append(self.path)
+            httpd.authorizations.append(self.headers.get("Authorization"))
             super().do_GET()
 
         def copyfile(self, source, outputfile):
@@ -40,7 +44,7 @@ def server(tmp_path):
 
     handler = functools.partial(Handler, directory=tmp_path / "web")
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    httpd.requests, httpd.cut, httpd.folder = [], None, tmp_path / "web"
+    httpd.requests, httpd.authorizations, httpd.cut, httpd.folder = [], [], None, tmp_path / "web"
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -83,6 +87,13 @@ def test_fetch_normalises_split_names_and_warns_of_those_that_it_does_not_know(t
     counts = fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
     assert counts["splits"] == {"train": 1, "test": 1, "valid": 2, "trian": 1}
     assert "the splits 'trian' (1) are neither trained on nor tested" in caplog.text
+
+
+def test_column_of_names_of_molecules_is_refused_as_the_split(tmp_path):
+    rows = [f"C,molecule {k}" for k in range(1001)]
+    (tmp_path / "raw.csv").write_text("\n".join(["SMILES,split", *rows]))
+    with pytest.raises(DataError, match="more than 1000 different names.* data.split_column"):
+        fetch(DataSettings(source=str(tmp_path / "raw.csv")), tmp_path / "set.parquet")
 
 
 def test_fetch_keeps_the_splits_of_molecules_that_featurize_wrote(tmp_path):
@@ -128,10 +139,13 @@ def test_a_source_with_another_checksum_is_an_error_with_both_sums_and_writes_no
     assert not list(tmp_path.glob("bad*"))
 
 
-@pytest.mark.parametrize("source", ["nowhere.csv", "folder.csv"])
-def test_a_source_that_is_no_file_is_an_error_that_names_it(tmp_path, source):
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("nowhere.csv", "no such file. Check the path"), ("folder.csv", "a folder, a pipe or a device. Give a file")],
+)
+def test_a_source_that_is_no_file_is_an_error_that_names_it(tmp_path, source, reason):
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=rf"{source}: no such file. Check the path"):
+    with pytest.raises(DataError, match=rf"{source}: {reason}"):
         fetch(DataSettings(source=str(tmp_path / source)), tmp_path / "set.parquet")
 
 
@@ -147,9 +161,43 @@ def test_a_source_at_a_url_is_downloaded_once_and_kept(tmp_path, server):
     settings = DataSettings(source=f"{server.url}/raw.csv.gz?version=1")
     counts = [fetch(settings, tmp_path / "results" / "set.parquet") for _ in range(2)]
     assert counts[0] == counts[1]
-    assert counts[0]["rows"] == 5 and counts[0]["source"] == settings.source
+    assert counts[0]["rows"] == 5 and counts[0]["source"].startswith(f"{server.url}/raw.csv.gz?***")
     assert server.requests == ["/raw.csv.gz?version=1"]
     assert len(list((tmp_path / "results" / "downloads").iterdir())) == 1
+
+
+def test_a_signed_url_is_downloaded_once_and_written_nowhere(tmp_path, server, caplog):
+    caplog.set_level("DEBUG")
+    (server.folder / "raw.csv").write_bytes(TEXT)
+    for signature in ("secret1", "secret2"):  # renewed
+        source = f"{server.url.replace('//', '//me:pass%2Fword@')}/raw.csv?se=1&sig={signature}"
+        counts = fetch(DataSettings(source=source), tmp_path / "results/set.parquet")
+        assert counts["source"] == f"{server.url}/raw.csv?***"
+    assert server.requests == ["/raw.csv?se=1&sig=secret1"]
+    assert server.authorizations == ["Basic bWU6cGFzcy93b3Jk"]
+    written = b"".join(path.read_bytes() + path.name.encode() for path in tmp_path.glob("results/**/*.*"))
+    assert b"secret" not in written and b"word" not in written and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["{}/nowhere.csv?sig=secret", "http://127.0.0.1:9/a b.csv?sig=secret c", "http://me:secret@127.0.0.1:9/a.csv"],
+)
+def test_a_signed_url_without_an_answer_is_an_error_without_the_signature(tmp_path, server, address):
+    with pytest.raises(DataError, match="cannot be downloaded") as caught:
+        fetch(DataSettings(source=address.format(server.url)), tmp_path / "set.parquet")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_the_whole_address_of_one_without_its_signature_comes_from_the_environment(tmp_path, server, monkeypatch):
+    (server.folder / "raw.csv").write_bytes(TEXT)
+    public, whole = f"{server.url}/raw.csv?***", f"{server.url}/raw.csv?sig=secret"
+    with pytest.raises(DataError, match="lacks its secret part"):
+        fetch(DataSettings(source=public), tmp_path / "set.parquet")
+    monkeypatch.setenv("MOLVAE_ADDRESSES", json.dumps({public: whole}))
+    assert fetch(DataSettings(source=public), tmp_path / "set.parquet")["source"] == public
+    assert server.requests == ["/raw.csv?sig=secret"]
 
 
 def test_two_urls_that_end_in_the_same_name_are_two_downloads(tmp_path, server):

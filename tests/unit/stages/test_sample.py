@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pyarrow
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from molvae.errors import DataError, ModelFileError, MolvaeError
 from molvae.inference.sampling import CHUNK_SIZE
 from molvae.model_io.folder import save_model
 from molvae.nn.property_head import PropertyHead
-from molvae.stages.sample import sample, sample_shard, sample_to_file
+from molvae.stages.sample import _protect_texts, sample, sample_shard, sample_to_file
 
 SETTINGS = SampleSettings(n=CHUNK_SIZE + 60, seed=3, max_tokens=9, max_tries=3)
 
@@ -118,3 +119,10 @@ def test_target_properties_reach_the_samples_and_the_counts(network, vocabulary,
     assert smiles != molvae.load(tmp_path / "model").sample(SETTINGS.n, **options)
     assert counts["target_properties"] == {"logp": 4.0}
     assert "target_properties" not in sample_in_shards(tmp_path / "model", tmp_path / "any", 1)
+
+
+def test_texts_of_samples_in_csv_are_no_formulas_and_numbers_stay_numbers():
+    table = pyarrow.table({"smiles": ["CCO", "=C", ""], "log_probability": [-1.5, -2.0, None]})
+    protected = _protect_texts(table)
+    assert protected.schema == table.schema
+    assert protected.to_pydict() == {"smiles": ["CCO", "'=C", ""], "log_probability": [-1.5, -2.0, None]}

@@ -22,6 +22,7 @@ from molvae import tracking
 from molvae.config import TrackingSettings
 from molvae.errors import ConfigError, DataError, Interrupted
 from molvae.tracking import mlflow_backend, runs
+from molvae.tracking.artifact_locations import make_artifact_location
 from molvae.tracking.records import make_restore_command, make_sync_command
 
 DEAD_SERVER = "http://127.0.0.1:9"
@@ -267,6 +268,51 @@ def test_warning_of_a_deleted_mlflow_experiment_has_the_command_that_restores_it
     assert {name: len(runs) for name, runs in experiment.find_runs().items()} == {
         "example": 1, "featurize": 1, "train": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://me:hunter2@127.0.0.1:9/x?token=hunter2", "postgresql://me:hunter2@127.0.0.1:9/db",
+     "postgresql://me@127.0.0.1:hunter2/db", "http://[hunter2", "other://me:hunter2@host/db", "me:hunter2@127.0.0.1:9"],
+)  # fmt: skip
+def test_secret_of_a_store_that_fails_is_neither_logged_nor_recorded_nor_raised(experiment, caplog, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    experiment.set_store(uri)
+    with pytest.raises(RuntimeError), experiment.track() as run:
+        run.log_dataset(name="d", digest="1", source="https://me:hunter2@example.org/d?hunter2")
+        raise RuntimeError(f"no such place: {uri}")
+    tracking.sync_records(experiment.folder, uri)
+    assert "tracking failed" in caplog.text and "cannot be reached" in caplog.text
+    assert "hunter2" not in caplog.text
+    (record,) = experiment.list_records()
+    assert "hunter2" not in record.read_text() and '"source": "https://example.org/d?***"' in record.read_text()
+
+
+def test_settings_that_are_no_json_are_refused_without_their_password(monkeypatch):
+    monkeypatch.setenv("MOLVAE_TRACKING", '{"uri": "postgresql://me:secret@host/db"')
+    with pytest.raises(ConfigError, match="MOLVAE_TRACKING=.*is not a JSON object") as caught:
+        tracking.read_settings()
+    assert "secret" not in str(caught.value) and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', "<b>", "$(touch x)"])
+def test_registered_model_may_have_any_name_that_mlflow_takes(experiment, name):
+    experiment.set_store(experiment.store, register=name)
+    with experiment.track() as run:
+        run.log_model(write_model_folder(experiment))
+    (train,) = experiment.find_runs()["train"]
+    assert train.data.tags["molvae.registered"] == f"{name}/1"
+    found = mlflow_backend._register_model(experiment.client, experiment.store, name, "m-0", train.info.run_id)
+    assert found == f"{name}/1"
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "../../x", "a/b", "x" * 400, "分" * 400, "$(touch x)"])
+def test_artifacts_of_any_mlflow_experiment_lie_in_one_folder_beside_the_database(tmp_path, name):
+    location = make_artifact_location(tmp_path / "mlflow.db", name)
+    folder = Path(location.removeprefix("file://"))
+    assert folder.parent == tmp_path / "mlartifacts"
+    folder.mkdir(parents=True)
+    assert folder.resolve() == folder
 
 
 def test_restore_command_holds_no_password():
