@@ -38,7 +38,8 @@ def encode_smiles(smiles: str) -> list[str]:
     try:
         with use_constraints(extend_default_constraints(_iter_bracket_atoms(smiles))):
             return list(selfies.split_selfies(selfies.encoder(smiles)))
-    except (selfies.EncoderError, ValueError) as err:  # ValueError: SELFIES has no such element (Nh, Mc, Ts, Og)
+    except (selfies.EncoderError, ValueError, KeyError) as err:
+        # ValueError: SELFIES has no such element (Nh, Mc, Ts, Og); KeyError: none that may be aromatic, as in F:C
         lines = [line.strip() for line in str(err).splitlines() if line.strip()]
         raise Rejected("not_selfies", "; ".join(lines[:2]) or type(err).__name__) from None
 

@@ -10,8 +10,8 @@ brackets there is nothing to count. Methylcyclopropane with a hydroxyl group, OC
 "(" "=(" "#(" open a branch and ")" ends the one opened last; "<1" stands behind the atom that ring 1 starts at, "1>"
 "=1>" where it closes, and the name is free again. Each form can be converted to the other. Any string of such tokens
 stands for some SELFIES, and so for some molecule: an end without a beginning is ignored, a branch without an end ends
-with the string. What SELFIES cannot count is left out: a ring over more than MAX_NUMBER atoms is ignored, and the atoms
-of a branch of more symbols continue the chain.
+with the string. What SELFIES cannot count is left out: a ring over more than MAX_NUMBER atoms is ignored, as is each
+after the first MAX_RINGS, and the atoms of a branch of more symbols continue the chain.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from selfies.grammar_rules import get_index_from_selfies, get_selfies_from_index
 from molvae.errors import ModelFileError, Rejected
 
 BRANCH_END, DOT = ")", "."
+MAX_RINGS = 99  # SELFIES numbers them all, never the same twice, and writes the hundredth %100, which is ring 10
 MAX_NUMBER = 16**3 - 1  # that three symbols can write, the most that SELFIES takes behind a branch or a ring
 _SELFIES_BRANCH = re.compile(r"\[(.*)Branch(\d)\]")
 _SELFIES_RING = re.compile(r"\[(.*)Ring(\d)\]")
@@ -118,7 +119,7 @@ def detokenize(tokens: Iterable[str]) -> list[str]:
     symbols: list[str] = []
     outer: list[tuple[str, list[str]]] = []  # of each open branch its bond and what stands before it
     ring_starts: dict[str, int] = {}  # name -> atom
-    atoms = 0
+    atoms = rings = 0
     for token in tokens:
         if token.startswith("[") or token == DOT:
             symbols.append(token)
@@ -134,7 +135,8 @@ def detokenize(tokens: Iterable[str]) -> list[str]:
                 ring_starts[match[1]] = atoms - 1
         elif match := _RING_END.fullmatch(token):
             number = atoms - 2 - ring_starts.pop(match[2], atoms)
-            if 0 <= number <= MAX_NUMBER:
+            if 0 <= number <= MAX_NUMBER and rings < MAX_RINGS:
+                rings += 1
                 digits = get_selfies_from_index(number)
                 symbols += [f"[{match[1]}Ring{len(digits)}]", *digits]
         else:

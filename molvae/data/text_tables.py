@@ -2,6 +2,9 @@
 
 A record knows the lines that it takes. Where fields are separated by tabs, quotation marks are text, but for a pair
 around a whole field; in other tables a field may be quoted.
+
+Memory is bounded whatever a file holds: of a line of more than MAX_LINE characters, only a part is kept, and what a
+compressed file may expand to is limited.
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TextIO, cast
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 from molvae.data.formats import SMILES_SUFFIXES, find_suffix
 from molvae.errors import DataError
@@ -21,8 +25,10 @@ from molvae.errors import DataError
 SMILES_COLUMNS = ("SMILES", "smiles", "Smiles", "canonical_smiles", "Canonical_SMILES", "CANONICAL_SMILES")
 WHITE_SPACE = " "  # stands for any run of blanks and tabs
 DELIMITERS = (",", "\t", ";", "|", WHITE_SPACE)
-MAX_FIELD = 10_000_000  # characters of a field; more are an open quotation mark
+MAX_LINE = 1_000_000  # characters of a record; more over several lines are an open quotation mark
 N_LOOKED_AT = 50  # lines that the layout is found from
+MAX_EXPANSION = 200  # bytes for a compressed one; tables of molecules take less than 20
+EXPANDED_BYTES = 1_000_000_000  # that a file may expand to all the same
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -34,6 +40,9 @@ _KINDS = {  # by their first bytes
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"PAR1": "a parquet file",
     b"%PDF": "a PDF",
 }
@@ -73,7 +82,7 @@ def find_layout(path: Path, column: str | None = None) -> Layout:
     encoding = _find_encoding(path)
     suffix = find_suffix(path.name)
     with open_text(path, encoding) as file:
-        lines = [line.rstrip("\n") for line in islice(file, N_LOOKED_AT)]
+        lines = [line.rstrip("\n") for line in read_first_lines(file, N_LOOKED_AT)]
     n_skipped = next((k for k, line in enumerate(lines) if line.strip() and not _SEPARATOR_LINE.fullmatch(line)), 0)
     lines = [line for line in lines[n_skipped:] if line]
     if not lines:
@@ -114,9 +123,9 @@ def _find_encoding(path: Path) -> str:
 
 def _score_delimiter(lines: Sequence[str], delimiter: str, column: str | None) -> tuple[bool, float, bool]:
     """Whether the header names the SMILES column, which part of the lines has its fields, whether it is several."""
-    header, *records = (_try_split(line, delimiter) for line in lines)
+    header = _try_split(lines[0], delimiter)
     has_name = not {column, *SMILES_COLUMNS}.isdisjoint(name.strip() for name in header)
-    fitting = [len(record) == len(header) for record in records]
+    fitting = [len(_try_split(line, delimiter)) == len(header) for line in lines[1:]]
     return has_name, sum(fitting) / max(1, len(fitting)), len(header) > 1
 
 
@@ -128,18 +137,95 @@ def _try_split(line: str, delimiter: str) -> list[str]:
 
 
 def open_text(path: Path, encoding: str) -> TextIO:
-    """Open text with any line ends; bytes that are not of its encoding come through marked."""
+    """Open text with any line ends; bytes that are not of its encoding come through marked.
+
+    Raises:
+        DataError: while it is read: it expands to more than `check_expansion` allows.
+    """
     errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return cast(TextIO, opener(path, "rt", encoding=encoding, errors=errors, newline=None))
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, errors=errors, newline=None)
 
 
-def _open_bytes(path: Path):  # type: ignore[no-untyped-def]  # gzip and open have no common type
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+def _open_bytes(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, io.BufferedReader(_Expanded(path, gzip.GzipFile(path))))
+    return open(path, "rb")
+
+
+class _Expanded(io.RawIOBase):
+    """The bytes that a compressed file expands to."""
+
+    def __init__(self, path: Path, file: gzip.GzipFile) -> None:
+        self._path, self._file, self._n_bytes = path, file, 0
+        self._size = os.path.getsize(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._file.readinto(buffer)
+        self._n_bytes += count
+        check_expansion(self._path, self._n_bytes, self._size, EXPANDED_BYTES)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def check_expansion(path: Path, n_bytes: int, size: int, allowed: int) -> None:
+    """Refuse a file that expands to so much that it was made to fill a memory or a disk.
+
+    Args:
+        path: the file.
+        n_bytes: that it expands to.
+        size: of the file, in bytes.
+        allowed: bytes that any file may expand to.
+
+    Raises:
+        DataError: they are more than that, and more than MAX_EXPANSION for each byte of the file.
+    """
+    if n_bytes > max(allowed, MAX_EXPANSION * size):
+        raise DataError(
+            f"{path}: its {size} bytes expand to {n_bytes} or more, which no table of molecules does. If they are "
+            "wanted all the same, give the file uncompressed."
+        )
+
+
+def iter_lines(file: TextIO) -> Iterator[str]:
+    """Iterate over the lines of a file, with their ends; of one that is too long only the start (`is_cut`)."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+        if is_cut(line):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith("\n"):
+                pass
+
+
+def is_cut(line: str) -> bool:
+    """Tell whether a line of `iter_lines` is the start of one of more than MAX_LINE characters."""
+    return len(line) > MAX_LINE and not line.endswith("\n")
+
+
+def read_first_lines(file: TextIO, n: int) -> list[str]:
+    """Read the first `n` lines, or fewer that have MAX_LINE characters together."""
+    lines: list[str] = []
+    n_characters = 0
+    for line in iter_lines(file):
+        lines.append(line)
+        n_characters += len(line)
+        if len(lines) == n or n_characters > MAX_LINE:
+            break
+    return lines
 
 
 def iter_records(file: Iterable[str], delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
     """Iterate over the records of a table: the fields of each, and the lines that it takes, with their ends.
+
+    A line that is too long has no fields.
+
+    Args:
+        file: lines, as `iter_lines` gives them.
+        delimiter: one of DELIMITERS.
 
     Raises:
         csv.Error: a quotation mark is left open.
@@ -147,20 +233,23 @@ def iter_records(file: Iterable[str], delimiter: str) -> Iterator[tuple[list[str
     if delimiter in ("\t", WHITE_SPACE):
         n_fields = None
         for line in file:
-            text = line.rstrip("\n")
-            fields = split_line(text, delimiter, n_fields)
+            fields = [] if is_cut(line) else split_line(line.rstrip("\n"), delimiter, n_fields)
             n_fields = n_fields or len(fields)
             yield fields, [line]
         return
-    csv.field_size_limit(max(MAX_FIELD, csv.field_size_limit()))
+    csv.field_size_limit(max(MAX_LINE + 1, csv.field_size_limit()))
     lines: list[str] = []
 
-    def iter_lines() -> Iterator[str]:
+    def note_lines() -> Iterator[str]:
+        n_characters = 0
         for line in file:
+            n_characters = len(line) + (n_characters if lines else 0)
             lines.append(line)
-            yield line
+            if len(lines) > 1 and n_characters > MAX_LINE:
+                raise csv.Error(f"a record of more than {MAX_LINE} characters")
+            yield "\n" if is_cut(line) else line
 
-    for record in csv.reader(iter_lines(), strict=True, delimiter=delimiter, skipinitialspace=True):
+    for record in csv.reader(note_lines(), strict=True, delimiter=delimiter, skipinitialspace=True):
         yield record, lines.copy()
         lines.clear()
 

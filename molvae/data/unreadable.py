@@ -9,14 +9,15 @@ from itertools import islice
 from pathlib import Path
 
 from molvae.chemistry.standardise import is_molecule, parse_smiles, silence_rdkit
-from molvae.data.readers import Row, read_column_names, read_rows
-from molvae.data.text_tables import find_layout, open_text
+from molvae.data.readers import MAX_NAMES, Row, read_column_names, read_rows
+from molvae.data.text_tables import find_layout, open_text, read_first_lines
 from molvae.errors import DataError, MolvaeError, Rejected
 
 N_ROWS = 20  # of a file, that are looked at
 STRUCTURAL_CAUSES = {
     "too_many_columns": "The rows have more fields than the header: give each column a name.",
     "too_few_columns": "The rows have fewer fields than the header: is it another delimiter?",
+    "line_too_long": "The lines are too long for a table of molecules: is the file one?",
 }
 SDF_CAUSE = "That looks like an SDF file; a file of SMILES is needed."
 TEXT_CAUSES = {  # by a pattern in the text
@@ -100,20 +101,20 @@ def _guess_cause_by_text(text: str) -> str:
 def _guess_cause_by_file(path: Path) -> str:
     """Find molecules in another column than the one that was read; "" if there are none."""
     if names := read_column_names(path):
-        texts = {name: _read_texts(path, name) for name in dict.fromkeys(names)}
-        found = [name for name, values in texts.items() if _are_molecules(values)]
-        return f"Column {found[0]!r} holds molecules: name it (--column, data.column)." if found else ""
+        distinct = islice(dict.fromkeys(names), MAX_NAMES)
+        found = next((name for name in distinct if _are_molecules(_read_texts(path, name))), None)
+        return f"Column {found!r} holds molecules: name it (--column, data.column)." if found else ""
     with open_text(path, find_layout(path).encoding) as file:
-        if re.search(r"V[23]000$|^M  END", "".join(islice(file, 500)), re.MULTILINE):
+        if re.search(r"V[23]000$|^M  END", "".join(read_first_lines(file, 500)), re.MULTILINE):
             return SDF_CAUSE
     with open_text(path, find_layout(path).encoding) as file:
-        fields = [_DELIMITERS.split(line.strip()) for line in islice(file, N_ROWS)]
-    for place in range(max(map(len, fields), default=0)):
+        fields = [_DELIMITERS.split(line.strip()) for line in read_first_lines(file, N_ROWS)]
+    for place in range(min(MAX_NAMES, max(map(len, fields), default=0))):
         values = [record[place] for record in fields if len(record) > place]
         if _are_molecules(values):
             return (
-                f"Field {place + 1} of the lines holds molecules ({values[0]!r}): put the SMILES first, white space "
-                "behind it, or give the file a header that names its columns."
+                f"Field {place + 1} of the lines holds molecules ({values[0][:100]!r}): put the SMILES first, white "
+                "space behind it, or give the file a header that names its columns."
             )
     return ""
 

@@ -55,7 +55,19 @@ def test_selfies_symbols_of_simple_molecules_are_those_worked_by_hand():
 
 @pytest.mark.parametrize(
     "smiles",
-    ["CI(C)C", "C$C", "*C", "C~C", "[NH3]->[Fe]", "[F][Pt@SP1]([Cl])([Br])[I]", "[Og]", "[Mc]", "[Ts]C"],
+    [
+        "CI(C)C",
+        "C$C",
+        "*C",
+        "C~C",
+        "[NH3]->[Fe]",
+        "[F][Pt@SP1]([Cl])([Br])[I]",
+        "[Og]",
+        "[Mc]",
+        "[Ts]C",
+        "F:C",
+        "C:[Xe]",
+    ],
 )
 def test_molecules_that_selfies_cannot_write_are_rejected_with_its_message(smiles):
     with pytest.raises(Rejected) as caught:

@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from molvae.chemistry.selfies_codec import build_constraints, decode_selfies, encode_smiles
 from molvae.chemistry.tokenization import detokenize, tokenize
@@ -99,6 +100,13 @@ def test_crossing_rings_survive_tokenization():
             if atom > 2 and generator.random() < 0.3:
                 symbols += ["[Ring1]", ["[Ring1]", "[Ring2]", "[Branch1]"][generator.randint(0, min(2, atom - 2))]]
         assert detokenize(tokenize(symbols)) == symbols
+
+
+@pytest.mark.parametrize("n", [99, 100, 120])
+def test_rings_beyond_those_that_selfies_can_number_are_left_out(n):
+    symbols = detokenize(["[C]", *["[C]", "<1", "[C]", "[C]", "1>"] * n])
+    smiles = decode_selfies(symbols, build_constraints(["[C]"]))
+    assert Chem.MolFromSmiles(smiles).GetRingInfo().NumRings() == 99
 
 
 @pytest.mark.parametrize("n", [4095, 4096, 4097, 10_000])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import os
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molvae.data import readers
+from molvae.data import readers, text_tables
 from molvae.data.readers import Row, RowGroupWriter, find_smiles_column, read_column_names, read_rows
 from molvae.errors import DataError
 
@@ -108,6 +111,121 @@ def test_row_with_more_fields_than_the_header_is_damaged(tmp_path, name):
 def test_long_field_of_another_column_is_read(tmp_path):
     path = write_file(tmp_path / "a.csv", "SMILES,sequence\nCCO," + "A" * 200_000 + "\nC,\n")
     assert read(path) == [Row("CCO"), Row("C")]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.smi", "a.txt.gz"])
+@pytest.mark.parametrize("start", ["", '"', "C ", "\xe9"])
+def test_a_line_that_is_too_long_is_one_damaged_row_of_which_the_start_is_kept(tmp_path, name, start, end):
+    header = "SMILES\tx\n" if name == "a.tsv" else "SMILES,x\n" if name == "a.csv" else ""
+    lines = [header, "CCO\n", start + "C" * 2_500_000, "\n", "N\n", start + "C" * 1_000_001, end]
+    rows = read(write_file(tmp_path / name, "".join(lines).replace("CCO\n", "CCO,\n" if header else "CCO\n")))
+    assert len(rows) == 4 and rows[1].problem == rows[3].problem == "line_too_long"
+    assert rows[1].smiles == (start + "C" * 1000)[:1000] and rows[1].usable_smiles is None
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.smi", "a.parquet"])
+def test_a_smiles_or_a_split_that_is_too_long_is_a_damaged_row_of_which_the_start_is_kept(tmp_path, name):
+    texts, splits = ["C" * 20_000, "C" * 20_001, "N"], ["train", "test", "x" * 20_001]
+    if name == "a.parquet":
+        for kind in (pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.binary_view()):
+            table = pyarrow.table({"SMILES": pyarrow.array(texts).cast(kind), "SPLIT": splits})
+            pyarrow.parquet.write_table(table, tmp_path / name)
+            rows = read(tmp_path / name)
+            assert [row.problem for row in rows] == [None, "too_long", "too_long"]
+    elif name == "a.csv":
+        lines = ["SMILES,SPLIT", *(f"{text},{split}" for text, split in zip(texts, splits, strict=True)), ""]
+        rows = read(write_file(tmp_path / name, "\n".join(lines)))
+        assert [row.problem for row in rows] == [None, "too_long", "too_long"]
+    else:
+        rows = read(write_file(tmp_path / name, "\n".join(texts)))
+        assert [row.problem for row in rows] == [None, "too_long", None]
+    assert [len(row.smiles) for row in rows] == [20_000, 1000, 1]
+
+
+def test_a_text_that_many_rows_of_a_parquet_file_have_takes_memory_once(tmp_path):
+    repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(3000, np.int32)), ["C" * 1_000_000])
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": repeated}), tmp_path / "a.parquet")
+    before = pyarrow.default_memory_pool().max_memory()
+    assert [row.problem for row in read(tmp_path / "a.parquet")] == ["too_long"] * 3000
+    assert pyarrow.default_memory_pool().max_memory() < before + 100_000_000  # all of them are 3 GB
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.smi.gz"])
+def test_a_compressed_file_that_expands_to_far_too_much_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(text_tables, "EXPANDED_BYTES", 100_000)
+    dense = write_file(tmp_path / name, "SMILES\n" + ("C" * 99 + "\n") * 2000)
+    with pytest.raises(DataError, match="expand to 1[0-9]{5} or more, which no table of molecules does.*uncompressed"):
+        read(dense)
+    letters = np.random.default_rng(0).choice(np.frombuffer(b"CNOF", np.uint8), (300, 500)).tobytes().decode()
+    lines = [letters[k : k + 500] for k in range(0, len(letters), 500)]
+    assert len(read(write_file(tmp_path / name, "SMILES\n" + "\n".join(lines)))) == 300
+
+
+def test_a_parquet_file_that_claims_far_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "PARQUET_BYTES", 1_000_000)
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": ["C"] * 1_500_000}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="expand to 1[0-9]{6} or more"):
+        read(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"SMILES": ["C", "N"], "x": ["A" * 5_000_000] * 2}), tmp_path / "b.parquet"
+    )
+    assert len(read(tmp_path / "b.parquet")) == 2  # a column that is not read
+
+
+@pytest.mark.parametrize("kind", ["duration[ns]", "timestamp[us]", "date32", "time64[us]"])
+@pytest.mark.parametrize("column", ["SMILES", "SPLIT"])
+def test_a_parquet_column_of_times_is_refused_whatever_they_are(tmp_path, kind, column):
+    values = pyarrow.array([2**31 - 1, -(2**31)], pyarrow.int32() if kind == "date32" else pyarrow.int64()).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": ["C", "N"]} | {column: values}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"column '{column}' holds .*, no text. Name another column"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("values", [[["C"]], [{"x": "C"}], [[[b"C"]]]])
+def test_a_nested_parquet_column_is_refused(tmp_path, values):
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": values}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="column 'SMILES' holds (list|struct)<.*, no text"):
+        read(tmp_path / "a.parquet")
+
+
+def test_parquet_numbers_are_read_as_their_text(tmp_path):
+    table = pyarrow.table({"SMILES": [1e308, float("nan"), None], "SPLIT": [True, None, False]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [Row("1e+308", "True"), Row("nan"), Row("", "False")]
+
+
+@pytest.mark.parametrize("name", [b"SMILES", b"other"])
+def test_a_damaged_name_in_a_parquet_file_is_an_error_wherever_it_stands(tmp_path, name):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"SMILES": ["C"], "other": ["C"]}), path, store_schema=False)
+    parts = path.read_bytes().split(name)
+    for k in range(1, len(parts)):
+        path.write_bytes(name.join(parts[:k]) + name[:-1] + b"\xff" + name.join(parts[k:]))
+        with pytest.raises(DataError, match=r"a\.parquet: (cannot be read|no column)"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.smi", "a.parquet", "a.csv.gz"])
+def test_a_folder_a_pipe_and_a_device_are_refused_before_they_are_read(tmp_path, name):
+    path = tmp_path / name
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        make()
+        for call in (read, read_column_names):
+            with pytest.raises(DataError, match="a folder, a pipe or a device. Give a file"):
+                call(path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_messages_name_some_columns_of_many_and_look_for_molecules_in_these(tmp_path, monkeypatch):
+    looked_at: list[str] = []
+    monkeypatch.setattr(readers, "is_molecule", lambda name: bool(looked_at.append(name)))
+    path = write_file(tmp_path / "a.csv", ",".join(f"name-{k}" for k in range(50_000)) + "\n")
+    for call in (lambda: read(path), lambda: find_smiles_column(path)):
+        with pytest.raises(DataError, match="name-") as caught:
+            call()
+        assert len(str(caught.value)) < 2000
+    assert len(looked_at) == 200
 
 
 @pytest.mark.parametrize("name", ["SPLIT", "split", "Split", " Split "])
@@ -282,7 +400,9 @@ def test_missing_column_of_a_parquet_file_is_named(tmp_path):
         ("a.parquet", "", "cannot be read as parquet"),
         ("a.csv", 'SMILES,SPLIT\nCCO,train\n"CCC,train\nCCN,train\n', "row 2:.*quotation mark left open"),
         ("a.csv", 'SMILES,SPLIT\nCCO,train\n"CCC,train\n"CCN",train\n', "row 2:.*quotation mark left open"),
-        ("a.csv", "SMILES\nC\n" + "C" * 10_000_001 + "\n", "row 2: field larger than field limit"),
+        ("a.csv", 'SMILES,x\nC,1\n"' + "C\n" * 600_000, "row 2: a record of more than 1000000 characters.*left open"),
+        ("a.csv", "SMILES,x\n" + '"a\n",' * 300_000, "row 1: a record of more than 1000000 characters.*left open"),
+        ("a.csv", "SMILES," + "x" * 1_000_001 + "\nC,\n", "the first line has more than 1000000 characters"),
     ],
 )
 def test_file_that_is_no_table_of_its_kind_is_an_error_that_names_it(tmp_path, name, content, message):
@@ -299,10 +419,19 @@ def test_damaged_gzip_file_is_an_error_wherever_the_damage_is(tmp_path):
     whole = gzip.compress(b"SMILES\n" + b"\n".join(b"C" * (i % 50 + 1) + b"O" * (i % 7) for i in range(2000)), mtime=0)
     damaged = [whole[: len(whole) // 2], whole[:-3], b"no gzip at all"]
     damaged += [whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :] for at in range(10, len(whole) - 8, 101)]
+    damaged += [whole + b"garbage", whole + whole[:50]]
     for content in damaged:
         (tmp_path / "a.csv.gz").write_bytes(content)
         with pytest.raises(DataError, match=r"a\.csv\.gz: .*Is it whole, and of the kind its name says"):
             read(tmp_path / "a.csv.gz")
+
+
+def test_gzip_members_are_read_one_after_the_other_and_gzip_within_gzip_is_named(tmp_path):
+    members = [gzip.compress(text) for text in (b"C\nN", b"O\n", b"")]
+    (tmp_path / "a.smi.gz").write_bytes(b"".join(members) + bytes(100))
+    assert read(tmp_path / "a.smi.gz") == [Row("C"), Row("NO")]
+    with pytest.raises(DataError, match="this is compressed with gzip"):
+        read(write_file(tmp_path / "b.smi.gz", members[0]))
 
 
 @pytest.mark.parametrize("content", ["", "SMILES\nC\n"])
@@ -370,7 +499,14 @@ def test_tokens_separated_by_blanks_are_refused_and_names_of_several_words_are_n
 @pytest.mark.parametrize("name", ["a.csv", "a.smi", "a.tsv"])
 @pytest.mark.parametrize(
     ("content", "kind"),
-    [(b"PK\x03\x04rest", "Excel workbook"), (gzip.compress(b"SMILES"), "compressed with gzip"), (b"PAR1", "parquet")],
+    [
+        (b"PK\x03\x04rest", "Excel workbook"),
+        (gzip.compress(b"SMILES"), "compressed with gzip"),
+        (b"PAR1", "parquet"),
+        (bz2.compress(b"SMILES"), "compressed with bzip2"),
+        (lzma.compress(b"SMILES"), "compressed with xz"),
+        (pyarrow.compress(b"SMILES", "zstd", asbytes=True), "compressed with zstd"),
+    ],  # fmt: skip
 )
 def test_a_file_of_another_kind_is_named(tmp_path, name, content, kind):
     (tmp_path / name).write_bytes(content)
@@ -399,3 +535,8 @@ def test_a_table_without_a_header_is_recognised_by_its_first_molecule(tmp_path, 
 
 def test_quoted_fields_behind_a_blank_are_read(tmp_path):
     assert read(write_file(tmp_path / "a.csv", 'name, "SMILES"\na, "CCO"\n"b, c", C\n')) == [Row("CCO"), Row("C")]
+
+
+def test_cell_that_was_protected_from_spreadsheets_is_read_as_it_was(tmp_path):
+    (tmp_path / "rows.csv").write_text("SMILES\n'=C\n'CCO\nCCO\n")
+    assert [row.smiles for row in read_rows(tmp_path / "rows.csv", "SMILES")] == ["=C", "'CCO", "CCO"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from molvae.data import unreadable
 from molvae.data.readers import Row
 from molvae.data.unreadable import explain_unreadable, require_a_molecule
 from molvae.errors import DataError
@@ -44,3 +45,12 @@ def test_the_likely_cause_is_found_in_the_text_or_in_the_file(tmp_path, name, co
 
 def test_the_cause_is_guessed_without_the_file_too():
     assert "It holds ';'" in explain_unreadable(None, "CCO;7,2", "not_smiles")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.smi"])
+def test_the_cause_is_looked_for_in_some_columns_of_many(tmp_path, name, monkeypatch):
+    columns: list[str] = []
+    monkeypatch.setattr(unreadable, "_are_molecules", lambda texts: bool(columns.append("")))
+    (tmp_path / name).write_text(",".join(f"x{k}" for k in range(2000)) + "\n" + ",".join(["CC"] * 2000) + "\n")
+    explain_unreadable(tmp_path / name, "CC", "not_smiles")
+    assert len(columns) == 100
