@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +27,7 @@ from molvae.config import (
     ValidateSettings,
 )
 from molvae.errors import Interrupted, MolvaeError
+from molvae.runtime.plain_text import format_message
 
 if TYPE_CHECKING:
     from molvae.tracking import Run
@@ -51,26 +54,45 @@ Gpus = Annotated[
     typer.Option("--gpus", min=0, help="GPUs to use; 0: the CPU, which is also used where there is no GPU"),
 ]
 CORES = os.cpu_count() or 1
+# how libraries say that there is no memory, where they raise no MemoryError
+MEMORY_WORDS = re.compile(
+    "can't allocate memory|cannot allocate memory|out of memory|bad_alloc|failed to map segment|can't start new thread"
+    "|error return without exception set",  # of the interpreter, while it imports
+    re.IGNORECASE,
+)
+MIN_FILES = 64  # open at once; with fewer, libraries that draw and compute end in errors of their own
+FILES_ADVICE = "Raise the limit on open files (`ulimit -n 1024`)"
+MEMORY_ADVICE = (
+    "Use fewer --threads or a smaller batch_size, or allow more memory: `ulimit -v`, the limit of the container, or "
+    "on a cluster mem_mb of the rule (--set-resources RULE:mem_mb=16000)."
+)
 
 
 def main() -> None:
     """Run the command line: an error a user can fix is one message on stderr and exit code 1, not a traceback."""
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others log errors only
     level = logging.INFO if is_first else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
     # SIGTERM ends a stage as Ctrl-C does: temporary files go, its record says KILLED. `train` has a handler of its own.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        _check_file_limit()
         app()
     except MolvaeError as err:
-        print(f"molvae: {err}", file=sys.stderr)
+        print(f"molvae: {format_message(str(err))}", file=sys.stderr)
         # 75 is the shell's word for "try the same again" (EX_TEMPFAIL)
         sys.exit(75 if isinstance(err, Interrupted) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as err:  # no such file, no permission, disk full: the message names the file
-        print(f"molvae: {err}", file=sys.stderr)
+    except Exception as err:
+        message = _explain_shortage(err)
+        if not message and not isinstance(err, OSError):
+            raise
+        # of other OSErrors (no such file, no permission, disk full) the message names the file
+        print(f"molvae: {format_message(message or str(err))}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -96,19 +118,23 @@ def featurize(
 ) -> None:
     """Standardise SMILES, convert them to SELFIES tokens, build the vocabulary, split."""
     from molvae.data.sharding import Shard
+    from molvae.runtime.workers import Workers
     from molvae.stages import featurize as stage
     from molvae.tracking import track_stage
 
     _require_one_input(inputs, merge)
     if shard:
-        stage.featurize_shard(inputs[0], featurize, out, finetune=finetune, shard=Shard.parse(shard), workers=threads)
+        with Workers(threads, isolated=True) as workers:
+            rows = Shard.parse(shard)
+            stage.featurize_shard(inputs[0], featurize, out, finetune=finetune, shard=rows, workers=workers)
         return
     params = {**featurize.model_dump(), "finetune": finetune.model_dump()}
     with track_stage("featurize", experiment_dir=out.parent, params=params) as run:
         if merge:
             counts = stage.featurize(inputs, featurize, out, finetune=finetune)
         else:
-            counts = stage.featurize_rows(inputs[0], featurize, out, finetune=finetune, workers=threads)
+            with Workers(threads, isolated=True) as workers:
+                counts = stage.featurize_rows(inputs[0], featurize, out, finetune=finetune, workers=workers)
         dataset = counts["dataset"]
         run.log_dataset(name=dataset["dataset"], digest=dataset["sha256"], source=dataset["source"])
         _report_counts(run, counts, out, "vocabulary.json", "rejected.parquet")
@@ -243,12 +269,14 @@ def validate(
 ) -> None:
     """Describe each sample with RDKit and score the set beside its baselines."""
     from molvae.data.sharding import Shard
+    from molvae.runtime.workers import Workers
     from molvae.stages import validate as stage
     from molvae.tracking import track_stage
 
     _require_one_input(inputs, merge)
     if shard:
-        stage.validate_shard(inputs[0], out, shard=Shard.parse(shard), workers=threads)
+        with Workers(threads, isolated=True) as workers:
+            stage.validate_shard(inputs[0], out, shard=Shard.parse(shard), workers=workers)
         return
     if tokens is None or model is None:
         raise MolvaeError("--tokens and --model are needed: the training molecules and the model of the samples.")
@@ -369,6 +397,51 @@ def doctor() -> None:
     from molvae.commands.doctor import describe_machine
 
     print(describe_machine())
+
+
+class _LineFormatter(logging.Formatter):
+    """Formats a log line without secrets and control characters, which names from files may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return format_message(super().format(record))
+
+
+def _check_file_limit() -> None:
+    """Check that enough files may be open at once.
+
+    Raises:
+        MolvaeError: too few.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < MIN_FILES:  # -1: no limit
+        raise MolvaeError(f"{limit} files may be open at once, and molvae needs {MIN_FILES}. {FILES_ADVICE}.")
+
+
+def _find_lack_of_memory(error: BaseException | None) -> str | None:
+    """Find the words of an error, or of one that led to it, that memory for data, a library or a thread is lacking."""
+    while error is not None:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, MemoryError):
+            return lines[0][:300]
+        if isinstance(error, RuntimeError | ImportError | OSError | SystemError):
+            for line in lines:
+                if MEMORY_WORDS.search(line):
+                    return line.strip()[:300]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _explain_shortage(error: Exception) -> str | None:
+    """Explain an error because of too little memory or too few files; None for another one."""
+    if words := _find_lack_of_memory(error):
+        return f"out of memory ({words}). {MEMORY_ADVICE}"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"{error}. {FILES_ADVICE}, or use fewer --threads."
+    return None
 
 
 def _require_one_input(inputs: list[Path], merge: bool) -> None:

@@ -16,7 +16,8 @@ from zlib import crc32
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
+
+from molvae.data.parquet import open_table
 
 BATCH_ROWS = 16_384  # rows that are in memory at once
 DUPLICATE_PASS_ROWS = 4_000_000  # rows whose keys are sorted at once to find duplicates: 100 MB
@@ -46,7 +47,7 @@ def iter_batches(shards: Sequence[Path], columns: list[str], strings_per_row: in
     """Read some columns of the rows of all shards in order."""
     for shard in shards:
         rows = max(1, BATCH_ROWS // strings_per_row)
-        yield from pyarrow.parquet.ParquetFile(shard).iter_batches(rows, columns=columns)
+        yield from open_table(shard).iter_batches(rows, columns=columns)
 
 
 def read_symbols(shard: Path) -> list[str]:
@@ -57,7 +58,7 @@ def read_symbols(shard: Path) -> list[str]:
 
 def read_metadata(shard: Path, name: str) -> str:
     """Read an entry of a shard's metadata."""
-    text: bytes = pyarrow.parquet.ParquetFile(shard).metadata.metadata[name.encode()]
+    text: bytes = open_table(shard).metadata.metadata[name.encode()]
     return text.decode()
 
 
@@ -98,7 +99,7 @@ def compute_first_occurrence_mask(shards: Sequence[Path]) -> np.ndarray:
     Returns:
         (rows,) bool.
     """
-    n_rows = sum(pyarrow.parquet.ParquetFile(shard).metadata.num_rows for shard in shards)
+    n_rows = sum(open_table(shard).metadata.num_rows for shard in shards)
     passes = -(-n_rows // DUPLICATE_PASS_ROWS)
     kept = np.zeros(n_rows, dtype=bool)
     for number in range(passes):

@@ -116,6 +116,8 @@ def _exists(path: Path, folder: Path, missing: list[str]) -> bool:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv" and not path.read_bytes().endswith(b"\n"):
+        raise DataError(f"{path}: its last line is cut off. Delete it and run the stage that writes it again.")
     try:
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (ValueError, OSError) as err:  # pandas and pyarrow: empty, truncated or of another format

@@ -5,27 +5,75 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from molvae.errors import DataError
 
 N_PIECES, PIECE_BYTES = 64, 65_536  # of a file that a sampled digest reads
+ABANDONED_SECONDS = 86_400.0  # without a write, after which the temporary file of another host is abandoned
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which takes the place of `path` only if the block ends without an error."""
+    """Give a temporary name beside `path`, which takes the place of `path` only if the block ends without an error.
+
+    Temporary files that killed processes left beside this `path` are deleted.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _delete_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{_identify_host()}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _identify_host() -> str:
+    """Identify what process ids belong to: the host and, in a container, its namespace of processes."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        namespace = 0
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _delete_abandoned(path: Path) -> None:
+    """Delete temporary files of `path` whose process is gone; of other hosts, which may write now, only old ones."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\w{{8}})\.(\d+)\.tmp(-\w+)?")  # SQLite adds -journal
+    with suppress(OSError):  # a folder that may not be read
+        for name in os.listdir(path.parent):
+            if match := pattern.fullmatch(name):
+                temporary = path.with_name(name)
+                with suppress(OSError):  # another process was first
+                    is_here, process = match[1] == _identify_host(), int(match[2])
+                    if not is_alive(process) if is_here else _is_old(temporary):
+                        temporary.unlink()
+
+
+def _is_old(path: Path) -> bool:
+    """Whether nobody has written to a file for a day."""
+    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this host lives."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
 from molvae.chemistry.selfies_codec import build_constraints
 from molvae.chemistry.standardise import STANDARDISE_SETTINGS
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.bpe import MergeEncoder, learn_merges
+from molvae.data.parquet import open_table
 from molvae.data.readers import RowGroupWriter
 from molvae.data.rows import RowRules, featurize_row_group, reject_row, renumber_ids
 from molvae.data.sharding import Shard
@@ -84,7 +84,7 @@ def featurize_rows(
         finetune: a trained model whose vocabulary is to be used; none if its `model` is None.
         workers: processes.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="molvae-") as folder:
         shard = Path(folder) / "shard.parquet"
         featurize_shard(dataset, settings, shard, finetune=finetune, workers=workers)
         return featurize([shard], settings, out, finetune=finetune)
@@ -116,7 +116,7 @@ def featurize_shard(
     is_closed = vocabulary and finetune and finetune.unknown_symbols != "extend"
     allowed_symbols = frozenset(vocabulary.symbols) if vocabulary and is_closed else None
     rules = RowRules(settings, tuple(sorted(counts["splits"])), allowed_symbols)
-    metadata = pyarrow.parquet.ParquetFile(dataset).metadata
+    metadata = open_table(dataset).metadata
     groups = shard.range(metadata.num_row_groups)
     symbols: dict[str, int] = {}
     with RowGroupWriter(out, SHARD_SCHEMA) as writer:

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from molvae.chemistry.selfies_codec import decode_selfies
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.formats import SAMPLE_SUFFIXES, has_suffix
+from molvae.data.parquet import read_table
 from molvae.data.readers import RowGroupWriter
 from molvae.data.sharding import Shard
 from molvae.errors import DataError, MolvaeError
@@ -134,7 +135,7 @@ def sample(shards: Sequence[Path], settings: SampleSettings, out: Path) -> dict[
     truncated = count = round_trips = decoded = 0
     with RowGroupWriter(out / "samples.parquet", SAMPLE_SCHEMA) as writer:
         for shard in shards:
-            table = pyarrow.parquet.read_table(shard)
+            table = read_table(shard)
             expected = {"index": list(range(count, count + len(table))), "seed": [settings.seed] * len(table)}
             if table.select(["index", "seed"]).to_pydict() != expected:
                 raise DataError(

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.moses import MOSES
+from molvae.data.parquet import read_frame, read_table
 from molvae.data.sharding import Shard
 from molvae.data.token_store import TOKENS_FILE, VOCABULARY_FILE, TokenStore
 from molvae.data.vocabulary import Vocabulary
@@ -66,7 +66,7 @@ def validate_shard(samples: Path, out: Path, *, shard: Shard = Shard(), workers:
         shard: which samples.
         workers: processes.
     """
-    table = pd.read_parquet(samples)
+    table = read_frame(samples)
     rows = shard.range(len(table))
     with atomic_write(out) as temporary:
         _describe_table(table.iloc[rows.start : rows.stop], workers).to_parquet(temporary, index=False)
@@ -102,7 +102,7 @@ def validate_samples(
         references: as in `validate`.
         threads: as in `validate`.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="molvae-") as folder:
         shard = Path(folder) / "shard.parquet"
         validate_shard(samples, shard, workers=threads)
         return validate(
@@ -146,7 +146,7 @@ def validate(
     import torch
 
     torch.set_num_threads(threads)
-    tables = [pd.read_parquet(shard) for shard in shards]
+    tables = [read_frame(shard) for shard in shards]
     molecules = pd.concat([table for table in tables if len(table)], ignore_index=True)  # an empty one has no types
     train = TokenStore.open(tokens / TOKENS_FILE).splits["train"]
     network, vocabulary, card = _load_model_of_tokens(model, tokens)
@@ -265,7 +265,7 @@ def _read_split(split: str, tokens: Path) -> list[str]:
     Raises:
         DataError: there is no such split.
     """
-    table = pyarrow.parquet.read_table(tokens / "molecules.parquet", columns=["smiles", "split"])
+    table = read_table(tokens / "molecules.parquet", columns=["smiles", "split"])
     known = table.column("split").unique().to_pylist()
     if split not in known:
         raise DataError(f"validate.reference: no split {split!r}.{suggest_nearest(split, [*known, MOSES])}")

@@ -425,7 +425,8 @@ def _upload_model(client: MlflowClient, run_id: str, model_id: str, folder: Path
 
     columns = {"n": "long", "seed": "long", "temperature": "double", "max_tries": "long", "mcmc_steps": "long"}
     inputs = [ColSpec(kind, name, required=False) for name, kind in columns.items()]
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(record=True):  # about type hints
+    warned = warnings.catch_warnings(record=True)  # about type hints
+    with tempfile.TemporaryDirectory(prefix="molvae-") as temporary, warned:
         mlflow.pyfunc.save_model(
             f"{temporary}/model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),

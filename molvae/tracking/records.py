@@ -17,7 +17,7 @@ from molvae.config import TrackingSettings, parse_settings
 from molvae.errors import ConfigError, DataError
 from molvae.runtime import provenance
 from molvae.runtime.credentials import has_credentials, hide_credentials, hide_credentials_in
-from molvae.runtime.files import atomic_write, compute_json_hash, compute_sha256, read_json, write_json
+from molvae.runtime.files import atomic_write, compute_json_hash, compute_sha256, is_alive, read_json, write_json
 
 FORMAT = 1
 NETWORK_FILE_SYSTEMS = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|sshfs|afs|9p|panfs|weka")
@@ -167,19 +167,9 @@ def read_record(path: Path) -> Record:
 def mark_killed(path: Path) -> bool:
     """Mark a record KILLED if it says RUNNING and its process, on this host, is gone."""
     record = read_record(path)
-    if record["status"] != "RUNNING" or record["host"] != socket.gethostname() or _is_alive(record["pid"]):
+    if record["status"] != "RUNNING" or record["host"] != socket.gethostname() or is_alive(record["pid"]):
         return False
     write_record(path, record | {"status": "KILLED", "end": int(path.stat().st_mtime * 1000)})
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -17,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from workspace import (
     BAD_ROWS,
@@ -527,6 +529,39 @@ def test_a_data_source_may_be_a_web_address(new_workspace):
     assert counts["sha256"] == compute_sha256(molecules) and counts["source"] == settings["data"]["source"]
 
 
+def test_secrets_of_the_source_and_of_the_tracking_server_are_in_no_file_and_a_renewed_signature_re_runs_nothing(
+    new_workspace,
+):
+    (new_workspace.folder / "molecules.csv").rename(new_workspace.folder / "web.csv")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append((self.path, self.headers.get("Authorization")))
+            super().do_GET()
+
+    handler = functools.partial(Handler, directory=new_workspace.folder)
+    dead = {
+        "MLFLOW_TRACKING_URI": "http://me:hunter2@127.0.0.1:9/?token=hunter3",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://me:hunter4@127.0.0.1:{server.server_port}/web.csv?se=1&sig=hunter5"
+        settings = change_settings(data={"source": address})
+        output = new_workspace.run_snakemake("--until", "featurize", settings=settings, **dead)
+        server.shutdown()
+    assert asked == [("/web.csv?se=1&sig=hunter5", "Basic bWU6aHVudGVyNA==")]
+    assert "tracking failed, the stage continues" in output and "hunter" not in output
+    left = [path for name in ("results", "logs", ".snakemake") for path in new_workspace.folder.glob(f"{name}/**/*")]
+    assert len([path for path in left if path.is_file()]) > 10
+    assert not [path for path in left if "hunter" in path.name or (path.is_file() and b"hunter" in path.read_bytes())]
+    renewed = change_settings(data={"source": address.replace("hunter4", "x").replace("hunter5", "y")})
+    assert new_workspace.plan_jobs("--until", "featurize", settings=renewed, **dead) == {}
+    other = change_settings(data={"source": f"{address}&version=2"})
+    assert "fetch" in new_workspace.plan_jobs("--until", "featurize", settings=other, **dead)
+
+
 def test_an_mlflow_database_on_a_network_disk_causes_one_warning_at_the_start(new_workspace):
     (new_workspace.folder / "sitecustomize.py").write_text(
         "import psutil, types\n"
@@ -578,3 +613,50 @@ def test_the_report_of_snakemake_holds_the_report_of_the_experiment(run_copy):
     with zipfile.ZipFile(run_copy.folder / "report.zip") as archive:
         pages = [archive.read(name) for name in archive.namelist() if name.endswith("/report.html")]
     assert (run_copy.experiment / "report.html").read_bytes() in pages
+
+
+# A job that ends at once
+
+
+def find_job_processes(snakemake: psutil.Popen, command: str) -> list[psutil.Process]:
+    """Wait until `molvae COMMAND` runs below Snakemake; returns all processes of the job: shells, molvae, tee."""
+    while snakemake.poll() is None:
+        processes = snakemake.children(recursive=True)
+        with contextlib.suppress(psutil.Error):
+            if any(process.cmdline()[1:3] == [f"{BIN}/molvae", command] for process in processes):
+                return processes
+        time.sleep(0.01)
+    return pytest.fail(f"Snakemake ended before `molvae {command}` ran")
+
+
+def test_sigterm_as_soon_as_a_job_starts_ends_it_at_once(run_copy):
+    (run_copy.experiment / "latent/diagnostics.json").unlink()
+    command = run_copy.build_snakemake_command(f"results/{EXPERIMENT}/latent/diagnostics.json")
+    with psutil.Popen(
+        command, env=run_copy.build_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as snakemake:
+        for process in find_job_processes(snakemake, "latent"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        assert snakemake.wait(timeout=600) == 1
+    log = (run_copy.folder / f"logs/{EXPERIMENT}/latent.log").read_text()
+    assert "measuring the latent space" not in log
+    assert not (run_copy.experiment / "latent/diagnostics.json").exists()
+
+
+def test_sigterm_to_all_processes_of_a_training_job_lets_it_save_and_say_so(run_copy):
+    shutil.rmtree(run_copy.experiment / "model")
+    settings = change_settings(train={"epochs": 500})
+    command = run_copy.build_snakemake_command(f"results/{EXPERIMENT}/model/counts.json", settings=settings)
+    with psutil.Popen(
+        command, env=run_copy.build_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as snakemake:
+        processes = find_job_processes(snakemake, "train")
+        log = run_copy.folder / f"logs/{EXPERIMENT}/train.log"
+        while "epoch 2/" not in log.read_text() and snakemake.poll() is None:
+            time.sleep(0.01)
+        for process in processes:
+            process.terminate()
+        assert snakemake.wait(timeout=600) == 1
+    assert "the same command resumes from there" in log.read_text()
+    assert len(list((run_copy.experiment / "checkpoints").iterdir())) == 1

@@ -171,6 +171,13 @@ def describe_results():
     return "\n".join(lines)
 
 
+def check_results_folder():
+    """Check that results can be written, before a job fails for it with a traceback of Snakemake."""
+    folder = Path("results").absolute()
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise WorkflowError(f"{folder} cannot be written to: it is read-only, or belongs to somebody else.")
+
+
 def warn_of_network_disk():
     """Log a warning if MLflow's database is on a disk where it may be damaged."""
     if TRACKING.enabled:

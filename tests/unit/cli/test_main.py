@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
 import sys
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
+import torch
 
 from molvae import tracking
 from molvae.api import load
@@ -248,8 +252,7 @@ def test_a_model_is_logged_to_mlflow_by_the_prior_command_and_not_before(molvae,
 
     def write_card(tokens, model, train, out, **_):
         out.mkdir()
-        card = {"format_version": FORMAT_VERSION, "provenance": {"id": "abc"}}
-        card.pop("checksums", None)
+        card = {"format_version": FORMAT_VERSION, "provenance": {"id": "abc"}, "settings": {}}
         (out / "model.json").write_text(json.dumps(card))
         return {"stage": "train", "rows_in": 1, "kept": 1, "rejected": {}, "duplicates": 0}
 
@@ -271,3 +274,64 @@ def test_the_doctor_command_names_versions_and_devices(molvae):
     assert code == 0
     for name in ("python", "torch", "rdkit", "selfies", "cores", "memory", "GPU", "commit"):
         assert f"\n{name}" in "\n" + printed, name
+
+
+def wrap_allocation_error():
+    """An error of a library that came from a lack of memory."""
+    try:
+        np.empty(10**18)
+    except MemoryError as err:
+        raise ValueError("cannot read") from err
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: bytearray(10**18),
+        lambda: np.empty(10**18),
+        lambda: torch.empty(10**15),
+        lambda: pyarrow.allocate_buffer(2**60),
+        wrap_allocation_error,
+        lambda: raise_error(OSError(errno.ENOMEM, "Cannot allocate memory")),
+        lambda: raise_error(ImportError("libtorch_cpu.so: failed to map segment from shared object")),
+        lambda: raise_error(RuntimeError("can't start new thread")),
+        lambda: raise_error(SystemError("error return without exception set")),
+    ],
+    ids=["Python", "numpy", "torch", "pyarrow", "cause", "fork", "library", "thread", "interpreter"],
+)
+def test_a_lack_of_memory_is_one_message_that_says_what_to_do(molvae, monkeypatch, fail):
+    monkeypatch.setattr("molvae.commands.doctor.describe_machine", fail)
+    code, _, error = molvae("doctor")
+    assert code == 1
+    assert error.startswith("molvae: out of memory") and "Use fewer --threads or a smaller batch_size" in error
+    assert error.count("\n") == 1
+
+
+def test_too_many_open_files_are_a_message_that_says_what_to_do(molvae, monkeypatch):
+    monkeypatch.setattr(
+        "molvae.commands.doctor.describe_machine",
+        lambda: raise_error(OSError(errno.EMFILE, "Too many open files", "a")),
+    )
+    code, _, error = molvae("doctor")
+    assert code == 1 and "Too many open files: 'a'. Raise the limit on open files (`ulimit -n 1024`)" in error
+
+
+def test_a_limit_on_open_files_that_no_command_can_work_with_is_refused_at_once(molvae, monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda which: (32, 4096))
+    code, _, error = molvae("doctor")
+    assert code == 1
+    assert error == (
+        "molvae: 32 files may be open at once, and molvae needs 64. Raise the limit on open files (`ulimit -n 1024`).\n"
+    )
+
+
+def test_an_error_in_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("molvae.commands.doctor.describe_machine", lambda: raise_error(RuntimeError("shape")))
+    monkeypatch.setattr(sys, "argv", ["molvae", "doctor"])
+    with pytest.raises(RuntimeError, match="shape"):
+        main.main()
+
+
+def raise_error(error):
+    """Raise an error, in an expression."""
+    raise error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -60,6 +62,51 @@ def test_atomic_write_that_is_killed_leaves_the_old_file(tmp_path):
     """
     assert subprocess.run([sys.executable, "-c", program, str(path)], timeout=60).returncode == -9
     assert path.read_text() == "old"
+
+
+def run_killed_write(path):
+    """Write to `path` in a process that is killed while it does so; returns the temporary file that it leaves."""
+    program = """if True:
+        import os, sys
+        from molvae.runtime.files import atomic_write
+        with atomic_write(sys.argv[1]) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", program, str(path)], timeout=60, check=False)
+    (temporary,) = path.parent.glob(f".{path.name}.*.tmp")
+    return temporary
+
+
+def test_the_next_write_of_a_file_deletes_what_a_killed_one_left_of_it_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    temporary = run_killed_write(path)
+    journal = temporary.with_name(f"{temporary.name}-journal")  # of an SQLite database
+    journal.touch()
+    others = [run_killed_write(tmp_path / name) for name in ("b.txt", "a.txt.gz", "aatxt")]
+    parts = temporary.name.split(".")
+    alive = temporary.with_name(".".join([*parts[:-2], str(os.getpid()), "tmp"]))
+    elsewhere = temporary.with_name(".".join([*parts[:-3], "0" * 8, *parts[-2:]]))
+    foreign = [tmp_path / ".a.txt.tmp", tmp_path / ".a.txt.swp"]
+    for kept in (alive, elsewhere, *foreign):
+        kept.touch()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        alive = alive.replace(alive.with_name(".".join([*parts[:-2], str(process.pid), "tmp"])))
+        write_json(path, {})
+        assert set(tmp_path.iterdir()) == {path, *others, alive, elsewhere, *foreign}
+        process.communicate(b"\n")
+    write_json(path, {})
+    assert not alive.exists(), "its process has ended"
+
+
+def test_a_temporary_file_of_another_host_is_deleted_once_nobody_has_written_to_it_for_a_day(tmp_path):
+    path, temporary = tmp_path / "a.txt", tmp_path / ".a.txt.00000000.1.tmp"
+    temporary.touch()
+    for hours, is_kept in ((0, True), (23, True), (25, False)):
+        then = time.time() - 3600 * hours
+        os.utime(temporary, (then, then))
+        write_json(path, {})
+        assert temporary.exists() is is_kept
 
 
 def test_write_json_creates_missing_folders(tmp_path):
