@@ -2,10 +2,11 @@
 PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := $(VENV)/oldest
 CORES ?= all
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: run test lint unit workflow-test benchmark-test slurm postgresql schema clean
+.PHONY: run test lint unit workflow-test benchmark-test test-oldest slurm postgresql schema clean
 run: $(VENV)/.installed
 	$(BIN)/snakemake --cores $(CORES)
 
@@ -28,6 +29,15 @@ workflow-test: $(VENV)/.installed-test
 # Run every benchmark program with --quick.
 benchmark-test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow tests/benchmarks
+
+# Run the unit tests with the oldest releases that pyproject.toml allows, in an environment of their own.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" tests/unit
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PY) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[postgresql]' pytest hypothesis
+	touch $@
 
 # Install a SLURM for the tests to start and stop.
 slurm:
@@ -55,4 +65,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)

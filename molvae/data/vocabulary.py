@@ -16,6 +16,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT_VERSION = 3
 MAX_SYMBOLS = 4096  # of a molecule, and so of a merged token
+MAX_MERGED_SYMBOLS = 10_000_000  # that all tokens together stand for; 8192 merges of molecules have less than a million
 MAX_TOKENS = MAX_SYMBOLS + 1  # of a string, its end counted
 
 
@@ -150,7 +151,7 @@ def _make_vocabulary_error(where: str, err: Exception) -> ModelFileError:
 def _are_valid_merges(merges: Iterable[tuple[Any, Any]], n_singles: int) -> bool:
     """Whether each pair names tokens that were there before it, none of them special."""
     allowed = range(len(SPECIAL), n_singles)
-    lengths = [1] * n_singles  # in symbols: merges that double would take all memory
+    lengths = [1] * n_singles  # in symbols: merges that double, or many long ones, would take all memory
     for pair in merges:
         if not all(type(k) is int and k in allowed for k in pair):
             return False
@@ -158,4 +159,4 @@ def _are_valid_merges(merges: Iterable[tuple[Any, Any]], n_singles: int) -> bool
         if lengths[-1] > MAX_SYMBOLS:
             return False
         allowed = range(len(SPECIAL), allowed.stop + 1)
-    return True
+    return sum(lengths) <= MAX_MERGED_SYMBOLS

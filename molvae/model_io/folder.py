@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from molvae.config import ModelSettings, PriorSettings, parse_settings
 from molvae.data.vocabulary import Vocabulary
@@ -18,18 +20,23 @@ from molvae.errors import ConfigError, ModelFileError
 from molvae.model_io.card import (
     CARD_FILE,
     FORMAT_VERSION,
+    MAX_DETAIL,
     WEIGHTS_FILE,
     ModelCard,
     make_checksums,
     read_card,
-    verify_checksums,
+    verify_weights,
 )
-from molvae.model_io.tensors import read_tensors, write_tensors
-from molvae.nn.priors import Prior, build_prior
+from molvae.model_io.tensors import DTYPES, read_shapes, read_tensors, write_tensors
+from molvae.nn.priors import PSEUDO_INPUT_TOKENS, Prior, build_prior
 from molvae.nn.vae import VAE
 from molvae.runtime.files import compute_sha256, write_json
 
 PRIOR_WEIGHTS_FILE, PRIOR_CARD_FILE = "prior.safetensors", "prior.json"
+WAYS_OUT = (
+    f"Run `molvae prior` again, or delete {PRIOR_CARD_FILE} and {PRIOR_WEIGHTS_FILE} "
+    "to sample from the prior of training."
+)
 
 
 class TrainedModel(NamedTuple):
@@ -86,22 +93,25 @@ def load_model(folder: Path) -> TrainedModel:
     """
     model = load_model_as_trained(folder)
     card_file, weights_file = Path(folder) / PRIOR_CARD_FILE, Path(folder) / PRIOR_WEIGHTS_FILE
-    if not card_file.exists():
+    if not os.path.lexists(card_file):
+        if os.path.lexists(weights_file):
+            raise ModelFileError(f"{card_file}: no such file beside {PRIOR_WEIGHTS_FILE}. {WAYS_OUT}")
         return model
     prior_card = read_card(card_file)
     if prior_card.get("weights_sha256") != compute_sha256(Path(folder) / WEIGHTS_FILE):
         raise ModelFileError(
-            f"{card_file}: this prior was fitted to other weights than {WEIGHTS_FILE} holds. Run `molvae prior` again, "
-            f"or delete {PRIOR_CARD_FILE} to sample from the prior of training."
+            f"{card_file}: this prior was fitted to other weights than {WEIGHTS_FILE} holds. {WAYS_OUT}"
         )
     with _explain_misfit(card_file, weights_file):
         settings = parse_settings(PriorSettings, prior_card["settings"], "settings.")
         if settings.kind != "as_trained":
             with torch.device("meta"):
                 prior = build_prior(settings.kind, settings.components, model.network.encoder)
-            _fill(prior, weights_file)
+            _fill(prior, prior_card, card_file, weights_file)
             model.network.prior = prior.eval()
-    verify_checksums(prior_card, card_file, weights_file)
+        else:
+            _check_shapes({}, weights_file)
+            verify_weights(prior_card, card_file, weights_file)
     return model._replace(card=cast(ModelCard, {**model.card, "prior": prior_card}))
 
 
@@ -116,27 +126,55 @@ def load_model_as_trained(folder: Path) -> TrainedModel:
     vocabulary = Vocabulary.from_json(card.get("vocabulary"), str(card_file))
     with _explain_misfit(card_file, weights_file):
         settings = _parse_model_settings(card)
+        properties = card.get("properties", [])
+        if not isinstance(properties, list) or not all(isinstance(name, str) for name in properties):
+            raise TypeError("properties are no list of names")
         with torch.device("meta"):  # takes no memory, whatever sizes the card claims, and draws no random number
-            network = VAE(len(vocabulary), settings, card.get("properties", ()))
-        _fill(network, weights_file)
-    verify_checksums(card, card_file, weights_file)
+            network = VAE(len(vocabulary), settings, properties)
+        _fill(network, card, card_file, weights_file)
     return TrainedModel(network.eval(), vocabulary, cast(ModelCard, card))
 
 
-def _fill(network: nn.Module, weights_file: Path) -> None:
-    """Fill a network on the meta device with the tensors of a file.
+def _fill(network: nn.Module, card: dict[str, Any], card_file: Path, weights_file: Path) -> None:
+    """Fill a network on the meta device with the tensors of a file: what fits, and is as it was written, is read.
 
     Raises:
-        ModelFileError: a tensor holds whole numbers where real ones belong, or values that are not finite.
+        ModelFileError: the tensors are not those that the card tells of, hold values that are not finite, or take more
+            memory than there is.
         RuntimeError: names or shapes do not fit.
     """
+    expected = network.state_dict()
+    _check_shapes(expected, weights_file)
+    n_bytes = sum(tensor.nbytes for tensor in expected.values())
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        raise ModelFileError(f"{weights_file}: takes {n_bytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free.")
+    verify_weights(card, card_file, weights_file)
     tensors = read_tensors(weights_file)
-    for name, expected in network.state_dict().items():
-        if name not in tensors or not expected.is_floating_point():
-            continue
-        if not tensors[name].is_floating_point() or not torch.isfinite(tensors[name]).all():
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
             raise ModelFileError(f"{weights_file}: {name} holds values that are no finite real numbers. Train again.")
+        if not tensor.is_floating_point() and not ((tensor >= 1) & (tensor <= PSEUDO_INPUT_TOKENS)).all():
+            raise ModelFileError(f"{weights_file}: {name} are no lengths of pseudo-inputs. Train again.")
     network.to_empty(device="cpu").load_state_dict(tensors)
+
+
+def _check_shapes(expected: Mapping[str, Tensor], weights_file: Path) -> None:
+    """Check by its header that a file holds the tensors of a network.
+
+    Raises:
+        ModelFileError: a tensor holds whole numbers where real ones belong.
+        RuntimeError: names or shapes do not fit.
+    """
+    shapes = read_shapes(weights_file)
+    if misfit := sorted(expected.keys() ^ shapes.keys()):
+        raise RuntimeError(f"{misfit[0][:80]} is in {'the file' if misfit[0] in shapes else 'the networks'} only.")
+    for name, (dtype, shape) in shapes.items():
+        if tuple(expected[name].shape) != shape:
+            raise RuntimeError(f"{name} has shape {str(shape):.80}, not {tuple(expected[name].shape)}.")
+        if dtype not in (DTYPES if expected[name].is_floating_point() else {"I64"}):
+            kind = "no finite real numbers" if expected[name].is_floating_point() else "no whole numbers"
+            raise ModelFileError(f"{weights_file}: {name} holds values that are {kind}, but {dtype}. Train again.")
 
 
 def read_model_settings(folder: Path) -> ModelSettings:
@@ -161,9 +199,13 @@ def _explain_misfit(card_file: Path, weights_file: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError) as err:
-        raise ModelFileError(f"{card_file}: the settings are missing or incomplete ({err!r}).") from None
+        raise ModelFileError(
+            f"{card_file}: the settings are missing or incomplete ({repr(err):.{MAX_DETAIL}})."
+        ) from None
     except ConfigError as err:
-        raise ModelFileError(f"{card_file}: {err}") from None
+        raise ModelFileError(f"{card_file}: {str(err):.{MAX_DETAIL}}") from None
+    except MemoryError:
+        raise ModelFileError(f"{weights_file}: there is not enough memory to read it.") from None
     except RuntimeError as err:
         raise ModelFileError(
             f"{weights_file}: the weights do not fit the networks that {card_file.name} describes: "

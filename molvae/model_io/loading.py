@@ -7,7 +7,7 @@ from pathlib import Path
 from molvae.chemistry.selfies_codec import decode_selfies
 from molvae.chemistry.tokenization import detokenize
 from molvae.errors import ModelFileError
-from molvae.model_io.card import CARD_FILE
+from molvae.model_io.card import CARD_FILE, MAX_DETAIL
 from molvae.model_io.folder import TrainedModel, load_model
 from molvae.model_io.pretrained import resolve_model_folder
 
@@ -24,6 +24,6 @@ def open_model(folder: str | Path, device: str = "cpu") -> TrainedModel:
         try:
             decode_selfies(detokenize([symbol]), model.vocabulary.constraints)
         except ModelFileError as err:
-            raise ModelFileError(f"{folder / CARD_FILE}: {err}") from None
+            raise ModelFileError(f"{folder / CARD_FILE}: {str(err):.{MAX_DETAIL}}") from None
     model.network.to(device)
     return model

@@ -249,7 +249,7 @@ def _make_card(
         "train": inputs.settings.model_dump(),
     }
     provenance = {
-        "id": compute_json_hash([identity.run_id, dataset])[:16],
+        "id": compute_json_hash([identity.run_id, dataset["dataset"], dataset["sha256"]])[:16],
         "dataset": dataset["dataset"],
         "dataset_sha256": dataset["sha256"],
         "tokens_sha256": identity.tokens_sha256,

@@ -110,3 +110,12 @@ def test_vocabulary_that_does_not_extend_the_base_is_refused(unrelated):
     message = r"x/vocabulary\.json: does not begin with the symbols, merges and bond constraints"
     with pytest.raises(ModelFileError, match=message):
         unrelated.map_ids_from(VOCABULARY, WHERE)
+
+
+def test_many_long_merges_are_refused_before_they_take_memory():
+    doubling = [[4 + k if k else 4, 4 + k if k else 4] for k in range(12)]  # the last stands for 4096 symbols
+    content = Vocabulary(("[C]",), {}).to_json() | {"merges": [*doubling, *[[15, 15]] * 3000]}
+    with pytest.raises(ModelFileError, match="another version"):
+        Vocabulary.from_json(content, "model.json")
+    content["merges"] = content["merges"][:100]
+    assert len(Vocabulary.from_json(content, "model.json")) == 105

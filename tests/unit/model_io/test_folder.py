@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,23 @@ from safetensors.torch import load_file, save_file
 from molvae.config import ModelSettings
 from molvae.errors import ModelFileError
 from molvae.inference.sampling import SamplingOptions, sample_prior
-from molvae.model_io.folder import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from molvae.model_io.card import read_vocabulary
+from molvae.model_io.folder import (
+    CARD_FILE,
+    PRIOR_CARD_FILE,
+    PRIOR_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    load_model,
+    read_model_settings,
+    save_model,
+    save_prior,
+)
+from molvae.model_io.loading import open_model
 from molvae.model_io.pretrained import resolve_model_folder
 from molvae.model_io.tensors import write_tensors
+from molvae.nn.priors import build_prior
 from molvae.nn.vae import VAE, init_vae
+from molvae.runtime.files import compute_sha256
 from molvae.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 
@@ -382,6 +396,110 @@ def test_a_card_that_is_deeply_nested_or_no_ordinary_file_is_refused(folder):
     (folder / CARD_FILE).unlink()
     (folder / CARD_FILE).symlink_to("/dev/zero")
     with pytest.raises(ModelFileError, match="no model card, which is a file of at most"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, PRIOR_CARD_FILE, PRIOR_WEIGHTS_FILE])
+@pytest.mark.parametrize("kind", ["zero", "pipe", "folder", "missing link"])
+def test_what_is_no_ordinary_file_is_refused_before_it_is_read(folder, name, kind):
+    save_prior(folder, None, make_prior_card(folder))
+    load_model(folder)
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("/dev/zero" if kind == "zero" else "nowhere")
+    with pytest.raises(ModelFileError, match=f"{name}: "):
+        load_model(folder)
+
+
+def make_prior_card(folder) -> dict:
+    return {"settings": {"kind": "as_trained"}, "weights_sha256": compute_sha256(folder / WEIGHTS_FILE)}
+
+
+def test_the_weights_of_a_prior_without_its_card_are_refused(folder):
+    save_prior(folder, None, make_prior_card(folder))
+    (folder / PRIOR_CARD_FILE).unlink()
+    with pytest.raises(
+        ModelFileError, match=r"prior\.json: no such file beside prior\.safetensors\. Run `molvae prior`"
+    ):
+        load_model(folder)
+
+
+def test_a_card_is_read_by_its_checksum_wherever_it_is_read(folder):
+    card = json.loads((folder / CARD_FILE).read_text())
+    card["vocabulary"]["constraints"]["C"] = 3
+    (folder / CARD_FILE).write_text(json.dumps(card))
+    for read in (read_vocabulary, read_model_settings):
+        with pytest.raises(ModelFileError, match="its checksum is not the one in"):
+            read(folder)
+
+
+@pytest.mark.parametrize("depth", [900, 990, 5000])
+def test_a_card_that_is_nested_within_a_value_is_refused_or_read(folder, depth):
+    text = (folder / CARD_FILE).read_text()
+    (folder / CARD_FILE).write_text(text.replace("{", '{"x": ' + "[" * depth + "]" * depth + ",", 1))
+    with pytest.raises(ModelFileError, match=r"model\.json: "):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card["settings"].update(featurize=7), "settings.featurize: Input should be"),
+        (lambda card: card["settings"]["featurize"].update(max_tokens="x"), "settings.featurize.max_tokens: 'x' is"),
+        (lambda card: card["settings"]["featurize"].update(max_tokens=10**12), "settings.featurize.max_tokens: Input"),
+        (lambda card: card["settings"].update(featurize=["a"] * 10**5), "settings.featurize: Input should be"),
+        (lambda card: card["settings"].update(model=["a"] * 10**5), "settings.model: Input should be"),
+        (lambda card: card["vocabulary"]["symbols"].__setitem__(0, "x" * 10**5), "model.json: "),
+        (lambda card: card.update(settings=[1]), "settings are missing or incomplete"),
+        (lambda card: card.update(properties="logp"), "properties are no list of names"),
+        (lambda card: card.update(properties=[["logp"]]), "properties are no list of names"),
+        (lambda card: card.update(format_version=True), "format True, this molvae reads format 3"),
+        (lambda card: card.update(format_version="9" * 10**6), "format '99"),
+    ],
+)
+def test_a_card_with_what_would_fail_when_it_is_used_is_refused_when_it_is_opened(folder, change, message):
+    edit_card(folder, change)
+    with pytest.raises(ModelFileError, match=message) as error:
+        open_model(folder)
+    assert len(str(error.value)) < 1500
+
+
+def test_a_card_with_a_setting_of_featurize_that_another_release_has_is_loaded(folder):
+    edit_card(folder, lambda card: card["settings"]["featurize"].update(another=1))
+    load_model(folder)
+
+
+def test_weights_that_claim_more_than_there_is_are_refused_before_memory_is_taken(folder):
+    whole = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes((10**11).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(ModelFileError, match=r"it claims a header of 100000000000 bytes"):
+        load_model(folder)
+
+
+def test_networks_that_take_more_memory_than_is_free_are_refused(folder, monkeypatch):
+    memory = SimpleNamespace(available=1000)
+    monkeypatch.setattr("molvae.model_io.folder.psutil.virtual_memory", lambda: memory)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: takes 0\.0 GiB of memory, 0\.0 are free"):
+        load_model(folder)
+
+
+def test_weights_of_double_precision_are_refused(folder, network):
+    edit_card(folder, lambda card: None)
+    write_tensors(folder / WEIGHTS_FILE, {name: tensor.double() for name, tensor in network.state_dict().items()})
+    with pytest.raises(ModelFileError, match="no finite real numbers, but F64"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("length", [0, -1, 17, 10**12])
+def test_a_vamp_prior_with_lengths_out_of_range_is_refused(folder, network, length):
+    prior = build_prior("vamp", 3, network.encoder)
+    prior.lengths[1] = length
+    save_prior(folder, prior, {**make_prior_card(folder), "settings": {"kind": "vamp", "components": 3}})
+    with pytest.raises(ModelFileError, match=r"prior\.safetensors: lengths are no lengths of pseudo-inputs"):
         load_model(folder)
 
 

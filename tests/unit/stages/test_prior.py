@@ -150,6 +150,9 @@ def test_a_prior_fitted_to_different_weights_is_refused_and_can_be_deleted(token
     prior(tokens, model, SETTINGS, threads=1)  # which reads the weights without it
     load_model(model)
     (model / PRIOR_CARD_FILE).unlink()
+    with pytest.raises(ModelFileError, match=r"prior\."):
+        load_model(model)
+    (model / PRIOR_WEIGHTS_FILE).unlink()
     assert type(load_model(model)[0].prior) is StandardNormal
     prior(tokens, model, SETTINGS, threads=1)
     save_model(model, network, vocabulary, card)  # as new training does: the prior goes with the weights
