@@ -184,17 +184,18 @@ class Workers:
         process = self._idle.get()
         try:
             return process.compute(call, task, position, seconds)
-        except WorkerDied:
+        except (WorkerDied, KeyboardInterrupt):  # the latter leaves an answer that nobody waits for
             process = self._replace(process)
             raise
         finally:
             self._idle.put(process)
 
     def _replace(self, process: _Process) -> _Process:
-        """Start a process in the place of one that died, unless all are being ended."""
+        """Start a process in the place of another one, unless all are being ended."""
         with self._lock:
             if self._has_ended:
                 return process
+            process.kill()
             process.close()
             place = self._processes.index(process)
             self._processes[place] = _Process(self._prepare)

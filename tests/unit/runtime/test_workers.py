@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -318,3 +319,13 @@ def test_single_task_that_takes_too_long_is_an_error_and_the_process_is_replaced
             workers.run(wait, 60, seconds=0.5)
         assert death.value.rejection.reason == "time_limit"
         assert workers.run(wait, 0.0, seconds=60) == 0.0
+
+
+def test_work_that_is_interrupted_leaves_no_answer_for_the_next_one():
+    with Workers(1, isolated=True) as workers:
+        assert workers.run(wait, 0.0) == 0.0
+        timer = threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            workers.run(wait, 3.0)
+        assert workers.run(wait, 0.1) == 0.1
