@@ -639,10 +639,10 @@ def forbid_writing(clean: Workspace, commands: dict[str, str], folder: Path) -> 
     with make_read_only(results):
         tried += 1
         code = trial.run(STAGES["report"].target)
-        if code == 0 or TRACEBACK in trial.output or "molvae: " not in trial.output:
+        if code == 0 or TRACEBACK in trial.output or "cannot be written to: it is read-only" not in trial.output:
             count.wrong.append(f"Snakemake: exit code {code}: {get_last_line(trial.output)}")
         else:
-            count.outcomes["Snakemake ends with the message of the job"] += 1
+            count.outcomes["Snakemake refuses and names the folder"] += 1
     code = trial.run()
     count.recover("Snakemake", code, take_checksums(trial.workspace.folder) == take_checksums(clean.folder),
                   list_temporary_files(trial.workspace.folder))  # fmt: skip
@@ -698,6 +698,8 @@ def shift_times(folder: Path, seconds: float) -> None:
 def trial_equals(trial: Trial, clean: Workspace, stage: str) -> bool:
     """Whether the outputs up to a stage are there and all are as in the clean run."""
     got, expected = take_checksums(trial.workspace.folder), take_checksums(clean.folder)
+    if changed := [name for name, checksum in got.items() if expected.get(name) != checksum]:
+        print(f"  differ: {', '.join(changed)}", flush=True)
     return all(expected.get(name) == checksum for name, checksum in got.items()) and all(
         name in got for name in expected if is_reached(name, stage)
     )

@@ -22,6 +22,7 @@ WITH_MOSES_VAE = {"equal_budget", "evaluate_speed", "sample_speed", "train_speed
 WITH_RATIO = WITH_MOSES_VAE | {"featurize_speed", "fine_tune", "properties", "search"}
 WITHOUT_NUMBER = {"equal_budget"}  # with --quick: the peer then has no valid molecule yet
 ON_SLURM = {"interruptions", "nodes", "scale"}
+ROBUSTNESS = ("crash_matrix", "fuzzing", "model_files", "injection", "determinism")
 GPU_COMMANDS = ("throughput", "train", "sample", "agree")
 CIRCUMSTANCES = {"machine", "versions", "commit", "date"}
 TIMEOUT = 900  # seconds; on two idle cores a program takes less than 60
@@ -135,6 +136,15 @@ def test_every_program_and_every_committed_result_is_in_the_readme():
     readme = (BENCHMARKS / "README.md").read_text()
     assert [name for name in PROGRAMS if f"python benchmarks/{name}.py" not in readme] == []
     assert [path.name for path in RESULTS if f"`{path.name}`" not in readme] == []
+
+
+@pytest.mark.parametrize("name", ROBUSTNESS)
+def test_table_of_robustness_has_each_committed_row(name):
+    table = (BENCHMARKS / "robustness.md").read_text()
+    for row in read_json(BENCHMARKS / f"results/{name}.json")["rows"]:
+        outcomes = ", ".join(f"{key} {count}" for key, count in row["outcomes"].items())
+        assert f"| {row['fault']} | {row['tried']} | {outcomes} | {row['lost']} | {row['wrong']} |" in table
+        assert row["lost"] == 0
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

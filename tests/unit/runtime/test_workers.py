@@ -233,9 +233,9 @@ def test_workers_end_at_once_with_their_parent(number, code, n_tracebacks, tmp_p
         os.killpg(parent.pid, number)  # as a terminal does
     else:
         parent.send_signal(number)
-    _, stderr = parent.communicate(timeout=10)  # which waits for all that hold stderr
+    _, stderr = parent.communicate(timeout=SECONDS)  # which waits for all that hold stderr
     assert parent.returncode == code and stderr.count("Traceback (most") == n_tracebacks
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=SECONDS)
     assert len(children) >= 2
     assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
