@@ -73,9 +73,10 @@ def prior(tokens: Path, model: Path, settings: PriorSettings, *, threads: int) -
         "before_nats": _compute_cross_entropy(network.prior, held_out_draws),
         "after_nats": _compute_cross_entropy(fitted_prior, held_out_draws),
         "after_nats_on_training_molecules": _compute_cross_entropy(fitted_prior, draws),
-        "aggregate_mean_norm": draws.mean(0).norm().item(),
-        "aggregate_mean_variance": draws.var(0).mean().item(),
+        "aggregate_mean_norm": draws.double().mean(0).norm().item(),
+        "aggregate_mean_variance": draws.double().var(0).mean().item(),
     }
+    metrics = {name: round(value, 6) for name, value in metrics.items()}  # the order of a sum depends on the threads
     before, after = metrics["before_nats"], metrics["after_nats"]
     log.info("aggregate posterior under the prior: %.2f nats as trained, %.2f now", before, after)
     if after > before:
