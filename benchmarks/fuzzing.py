@@ -108,6 +108,12 @@ class Outcome:
         self.wrong += n
         self.notes.append(note)
 
+    def refuse(self, path: Path, error: MolvaeError) -> None:
+        """Count a file that was refused; its message has to be one that a person reads."""
+        self.outcomes[f"refused: {type(error).__name__}"] += 1
+        if not 20 < len(str(error)) < 20_000:
+            self.blame(f"{path.name}: a message of {len(str(error))} characters")
+
 
 Case = Callable[[random.Random, int, Path], Outcome]  # of random numbers, a number, and a folder to write in
 
@@ -335,9 +341,7 @@ def fetch_file(path: Path, n_rows: int | None = None) -> Outcome:
     try:
         counts = fetch(DataSettings(source=str(path)), rows)
     except MolvaeError as err:
-        outcome.outcomes[f"refused: {type(err).__name__}"] += 1
-        if not 20 < len(str(err)) < 20_000:
-            outcome.blame(f"{path.name}: a message of {len(str(err))} characters")
+        outcome.refuse(path, err)
         return outcome
     outcome.outcomes["read"] += 1
     table = pyarrow.parquet.read_table(rows)
@@ -610,9 +614,7 @@ def run_samples(numbers: random.Random, number: int, folder: Path) -> Outcome:
             flagged=folder / "flagged.csv", cache=folder.parent / "cache",
         )  # fmt: skip
     except MolvaeError as err:
-        outcome.outcomes[f"refused: {type(err).__name__}"] += 1
-        if not 20 < len(str(err)) < 20_000:
-            outcome.blame(f"{path.name}: a message of {len(str(err))} characters")
+        outcome.refuse(path, err)
         return outcome
     outcome.outcomes["evaluated"] += 1
     json.dumps(evaluation, allow_nan=False)

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import sys
 import traceback
-from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -79,8 +78,9 @@ def optimize(
     return table
 
 
+@cache
 def load_objective(name: str) -> Objective:
-    """Load the scoring function of a name, or of FILE.py:FUNCTION.
+    """Load the scoring function of a name, or of FILE.py:FUNCTION, whose file runs once in a process.
 
     Raises:
         MolvaeError: there is no such name, file or function.
@@ -96,8 +96,7 @@ def load_objective(name: str) -> Objective:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).resolve().parent))  # it may import what lies beside it
     try:
-        with redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as err:  # whatever somebody's file does
         where = traceback.extract_tb(err.__traceback__)[-1]
         reason = f"{type(err).__name__}: {err} ({where.filename}, line {where.lineno})"
@@ -108,20 +107,15 @@ def load_objective(name: str) -> Objective:
     return objective
 
 
-@cache
-def _load_objective_once(name: str) -> Objective:
-    return load_objective(name)
-
-
 def _check_objective(name: str) -> None:
-    _load_objective_once(name)
+    load_objective(name)
 
 
 def _score_molecule(task: tuple[str, str]) -> tuple[float, str]:
     """Compute the score of a molecule, and why there is none, as text: not every error can be sent."""
     name, smiles = task
     try:
-        return float(_load_objective_once(name)(smiles)), ""
+        return float(load_objective(name)(smiles)), ""
     except (Exception, SystemExit) as err:  # noqa: BLE001  whatever somebody's function does to one molecule
         return math.nan, f"{type(err).__name__}: {err}"
 

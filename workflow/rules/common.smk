@@ -19,7 +19,7 @@ from molvae.data.splits import check_reference_split
 from molvae.errors import ConfigError
 from molvae.model_io.card import CARD_FILE, WEIGHTS_FILE
 from molvae.model_io.pretrained import PREFIX, resolve_model_folder
-from molvae.runtime.credentials import export_addresses, hide_credentials, identify_address, is_web_address
+from molvae.runtime.credentials import export_addresses, identify_address, is_web_address
 from molvae.runtime.files import compute_json_hash, compute_sampled_digest, compute_sha256
 from molvae.runtime.provenance import compute_code_digest
 
@@ -185,7 +185,7 @@ def warn_of_network_disk():
 
         if kind := find_network_file_system(TRACKING_URI):
             logger.warning(
-                f"MLflow's SQLite database {hide_credentials(TRACKING_URI)} is on a network file system ({kind}), where it may break when "
+                f"MLflow's SQLite database {TRACKING_URI} is on a network file system ({kind}), where it may break when "
                 "jobs write at once. Set tracking.uri to a server, or to a file on a local disk: docs/cluster.md."
             )
 
