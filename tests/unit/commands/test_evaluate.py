@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rdkit
 
 from molvae.commands.evaluate import evaluate
 from molvae.data.moses import download_moses_wheel
@@ -23,6 +24,10 @@ from molvae.metrics.sample_set import SampleSet
 from molvae.metrics.suite import build_guacamol_metrics
 
 CASE = Path(__file__).parents[2] / "data/moses_case"
+needs_same_rdkit = pytest.mark.skipif(
+    int(rdkit.__version__.split(".")[0]) < 2026,
+    reason="RDKit before 2026 finds other aromatic rings in 3 of the 3000 molecules, other values with them",
+)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +210,7 @@ def moses(request):
     return folder
 
 
+@needs_same_rdkit
 def test_evaluated_moses_metrics_are_those_of_the_published_code(moses):
     evaluation = evaluate(CASE.with_suffix(".smi"), "moses", train="none", cache=moses)
     values = {metric["name"]: metric["value"] for metric in evaluation["metrics"]}
@@ -233,6 +239,7 @@ def test_published_moses_statistics_are_those_of_its_molecules(moses):
             assert np.mean([part in counts for part in parts]) > 0.99  # SMILES of a few changed with RDKit
 
 
+@needs_same_rdkit
 def test_guacamol_metrics_are_those_of_the_published_code(moses, monkeypatch):
     with zipfile.ZipFile(download_moses_wheel(moses / "downloads")) as archive:
         with archive.open("moses/dataset/data/test.csv.gz") as file:
