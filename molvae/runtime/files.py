@@ -24,14 +24,19 @@ ABANDONED_SECONDS = 86_400.0  # without a write, after which the temporary file 
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, which takes the place of `path` only if the block ends without an error.
 
-    Temporary files that killed processes left beside this `path` are deleted.
+    The file gets the permissions that the umask gives, whoever writes it: some libraries make files for their owner
+    alone. Temporary files that killed processes left beside this `path` are deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_abandoned(path)
     temporary = path.with_name(f".{path.name}.{_identify_host()}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

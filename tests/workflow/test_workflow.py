@@ -94,9 +94,12 @@ def test_a_metric_that_needs_more_samples_is_named_and_not_computed(finished_run
     assert names >= {"valid", "Novelty", "token_survival"}
 
 
-def test_model_files_have_the_permissions_that_the_umask_gives(finished_run):
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (finished_run.experiment / "model").iterdir()}
-    assert set(modes.values()) == {0o666 & ~_read_umask()}, modes
+def test_results_have_the_permissions_that_the_umask_gives(finished_run):
+    mask = _read_umask()
+    paths = [path for folder in ("results", "logs") for path in (finished_run.folder / folder).rglob("*")]
+    private = [path for path in paths if (0o777 if path.is_dir() else 0o666) & ~mask & ~path.stat().st_mode]
+    assert len(paths) > 50
+    assert not private
 
 
 def _read_umask() -> int:

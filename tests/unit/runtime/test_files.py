@@ -36,6 +36,17 @@ def test_atomic_write_replaces_a_file_only_if_its_block_ends_without_an_error(tm
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_atomic_write_gives_a_file_the_permissions_of_the_umask_whoever_writes_it(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "a") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 @pytest.mark.parametrize("size", [0, 10, 65_536, 9_000_000])
 def test_sampled_digest_changes_wherever_two_files_differ(tmp_path, size):
     path, content = tmp_path / "a.csv", bytes(range(250)) * (size // 250) + b"x" * (size % 250)
