@@ -279,6 +279,9 @@ class ValidateSettings(Section):
         "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
     )
     baselines: bool = Field(True, description="also score random tokens, shuffled latent points and training molecules")
+    skeletons: bool = Field(
+        False, description="also compute Novelty_skeleton, from InChIKeys of all training molecules: 0.3 ms each"
+    )
 
     @field_validator("reference")
     @classmethod

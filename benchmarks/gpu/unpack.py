@@ -98,7 +98,7 @@ def build_comparison_sets(tokens: Path) -> tuple[ReferenceSet, TrainingSet]:
     table = pyarrow.parquet.read_table(tokens / "molecules.parquet", columns=["smiles", "split"])
     smiles = table.filter(pyarrow.compute.equal(table.column("split"), "train")).column("smiles").to_pylist()
     known = hash_texts(smiles)
-    return reference, TrainingSet("training molecules", len(smiles), known, known, known, known, nothing, ())
+    return reference, TrainingSet("training molecules", len(smiles), known, known, known, None, nothing, ())
 
 
 def compute_shown_metrics(

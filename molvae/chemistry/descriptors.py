@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ PARTS = {
     "fragments": "BRICS fragments as SMILES, '.' between them",
     "scaffold": "Murcko scaffold as SMILES; empty with fewer than two rings or over 1000 atoms",
 }
+STEREO_MARKS = re.compile(r"[@/\\]|\[\d")  # and isotopes
 MAX_SCAFFOLD_ATOMS = 1000  # atoms; RDKit's time grows with their cube: minutes for 4000
 
 
@@ -94,7 +96,7 @@ def compute_guacamol_descriptors(smiles: Sequence[str]) -> tuple[dict[str, np.nd
 
 def remove_stereo(smiles: str) -> str:
     """Write a canonical SMILES without stereo marks and isotopes."""
-    if not any(mark in smiles for mark in "[/\\"):
+    if not STEREO_MARKS.search(smiles):
         return smiles
     flat: str = Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False)
     return flat

@@ -303,6 +303,9 @@ def evaluate(
     ] = None,
     column: Annotated[str | None, typer.Option(help="column with the SMILES [default: SMILES or the like]")] = None,
     baselines: Annotated[bool, typer.Option(help="score random tokens and training molecules beside them")] = True,
+    skeletons: Annotated[
+        bool, typer.Option(help="compute Novelty_skeleton, too: 0.3 ms for each training molecule, once")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file .json for all of it")] = None,
     flagged: Annotated[
         Path | None, typer.Option(help="file .csv for the samples with structural flags or alerts, worst first")
@@ -318,8 +321,8 @@ def evaluate(
     from molvae.runtime.files import write_json
 
     evaluation = evaluate(
-        file, reference, train=train, column=column, with_baselines=baselines, flagged=flagged, seed=seed,
-        threads=threads, device=str(choose_device(gpus)),
+        file, reference, train=train, column=column, with_baselines=baselines, with_skeletons=skeletons,
+        flagged=flagged, seed=seed, threads=threads, device=str(choose_device(gpus)),
     )  # fmt: skip
     if out:
         write_json(out, evaluation)

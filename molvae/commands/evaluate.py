@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from molvae.data.vocabulary import Vocabulary
 from molvae.errors import Rejected
 from molvae.metrics.baselines import sample_random_tokens
 from molvae.metrics.definitions import RANDOM_BASELINE, TRAINING_SET_REFERENCE
-from molvae.metrics.evaluation import Baseline, evaluate_samples
+from molvae.metrics.evaluation import Baseline, evaluate_samples, score_baseline
 from molvae.metrics.molecule_table import describe_selfies, describe_smiles, warm_up
 from molvae.metrics.reference_cache import get_cache_folder, load_cached_references, load_cached_training_set
-from molvae.metrics.reference_sets import TrainingSet
+from molvae.metrics.reference_sets import ReferenceSet, TrainingSet
 from molvae.metrics.sample_set import SampleSet
 from molvae.runtime.arguments import check_integer, check_path
-from molvae.runtime.files import atomic_write
+from molvae.runtime.files import atomic_write, compute_json_hash, read_json, write_json
 from molvae.runtime.plain_text import protect_table
-from molvae.runtime.provenance import get_versions
+from molvae.runtime.provenance import compute_code_digest, get_versions
 from molvae.runtime.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def evaluate(
     train: str | Path | None = None,
     column: str | None = None,
     with_baselines: bool = True,
+    with_skeletons: bool = False,
     flagged: str | Path | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -60,6 +62,7 @@ def evaluate(
             molecules and no metric that needs them.
         column: column of the SMILES; None is the first that is called so.
         with_baselines: also score random tokens (the random baseline) and training molecules.
+        with_skeletons: also compute Novelty_skeleton, from the InChIKeys of all training molecules: 0.3 ms each.
         flagged: a .csv to write of all samples that are no molecule or have structural flags or alerts, worst first.
         seed: of the baselines.
         cache: folder of reference sets; None is $MOLVAE_CACHE or ~/.cache/molvae.
@@ -83,7 +86,9 @@ def evaluate(
         workers.start(warm_up)
         references = load_cached_references(reference, cache, workers=workers)
         train = train or (MOSES if reference == MOSES else NO_TRAINING)
-        training = None if train == NO_TRAINING else load_cached_training_set(train, cache, workers=workers)
+        training = None
+        if train != NO_TRAINING:
+            training = load_cached_training_set(train, cache, with_skeletons=with_skeletons, workers=workers)
         log.info("%s: describing %d samples", file, len(rows))
         table = describe_smiles([row.usable_smiles or "" for row in rows], strings, workers=workers)
         for number, row in enumerate(rows):
@@ -95,7 +100,9 @@ def evaluate(
         _require_molecules(file, rows, table)
         baselines: Iterable[Baseline] = ()
         if training and with_baselines:
-            baselines = _iter_baselines(training, len(rows), seed, workers, device)
+            baselines = _load_cached_baselines(
+                cache, references, training, n=len(rows), seed=seed, workers=workers, device=device
+            )
         evaluation = evaluate_samples(samples, references, training, baselines, seed=seed)
     reasons = Counter(table.loc[~table["is_valid"].astype(bool), "reason"])
     return {
@@ -153,15 +160,51 @@ def make_random_strings(smiles: Sequence[str], n: int, seed: int) -> tuple[list[
     return sample_random_tokens(vocabulary, np.array([*map(len, strings)]), n, seed), vocabulary.constraints
 
 
-def _iter_baselines(training: TrainingSet, n: int, seed: int, workers: Workers, device: str) -> Iterator[Baseline]:
+def _load_cached_baselines(
+    cache: Path,
+    references: Mapping[str, ReferenceSet],
+    training: TrainingSet,
+    *,
+    n: int,
+    seed: int,
+    workers: Workers,
+    device: str,
+) -> list[Baseline]:
+    """Load the baselines of `n` samples from the cache, or compute them and write them into it.
+
+    Args:
+        cache: folder.
+        references: what samples are compared with.
+        training: the training molecules.
+        n: samples.
+        seed: of the random tokens.
+        workers: processes.
+        device: for ChemNet and similarities.
+    """
+    parts = {
+        "references": {name: reference.description for name, reference in references.items()},
+        "training": training.description, "with_skeletons": training.skeletons is not None, "n": n, "seed": seed,
+        "device": device, "code": compute_code_digest("commands.evaluate"), "versions": get_versions(),
+    }  # fmt: skip
+    path = cache / f"baselines-{compute_json_hash(parts)[:16]}.json"
+    if not path.exists():
+        score = partial(score_baseline, references=references, training=training)
+        baselines = [score(name, molecules) for name, molecules in _iter_baselines(training, n, seed, workers, device)]
+        write_json(path, [baseline._asdict() for baseline in baselines])
+    return [Baseline(**content) for content in read_json(path)]
+
+
+def _iter_baselines(
+    training: TrainingSet, n: int, seed: int, workers: Workers, device: str
+) -> Iterator[tuple[str, SampleSet]]:
     random, constraints = make_random_strings(training.smiles, min(n, len(training.smiles)), seed)
     if random:
         log.info("scoring random tokens")
         table = describe_selfies(random, constraints, workers=workers)
-        yield Baseline(RANDOM_BASELINE, SampleSet(table, workers=workers, device=device))
+        yield RANDOM_BASELINE, SampleSet(table, workers=workers, device=device)
     log.info("scoring training molecules")
     table = describe_smiles(training.smiles[-min(n, len(training.smiles)) :], workers=workers)
-    yield Baseline(TRAINING_SET_REFERENCE, SampleSet(table, workers=workers, device=device))
+    yield TRAINING_SET_REFERENCE, SampleSet(table, workers=workers, device=device)
 
 
 def _write_flagged(table: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from molvae.metrics import moses
-from molvae.metrics.definitions import BASELINE_TITLES, HELD_OUT, METRICS_THAT_DEPEND_ON_N
+from molvae.metrics.definitions import BASELINE_TITLES, HELD_OUT, METRICS_THAT_DEPEND_ON_N, get_definition
 from molvae.metrics.intervals import skip_resampling
 from molvae.metrics.reference_sets import ReferenceSet, TrainingSet
 from molvae.metrics.sample_set import SampleSet
@@ -23,15 +23,22 @@ from molvae.metrics.suite import (
 )
 from molvae.runtime.seeds import derive_seed
 
+WITHOUT_SKELETONS = "takes 0.3 ms a training molecule; validate.skeletons or --skeletons asks for it"
 MIN_BASELINE_FRACTION = 0.8  # of as many molecules: FCD's excess goes by 1/n
 
 
 class Baseline(NamedTuple):
-    """Other molecules to compare with; `only` names the families of metrics that are computed for them."""
+    """The metrics of other molecules to compare with.
+
+    Attributes:
+        name: what they are, a key of BASELINE_TITLES.
+        n: how many of them are valid.
+        values: of each metric by name; None where it is undefined.
+    """
 
     name: str
-    samples: SampleSet
-    only: tuple[str, ...] = ()
+    n: int
+    values: Mapping[str, float | None]
 
 
 class Evaluation(TypedDict):
@@ -58,26 +65,23 @@ def evaluate_samples(
         samples: what to evaluate.
         references: what they are compared with, by name.
         training: the molecules the generator was trained on; None where they are not known.
-        baselines: other sets of molecules.
+        baselines: metrics of other molecules.
         seed: of random draws.
     """
     metrics = build_metrics(samples, references, training)
     estimates, refused = compute_metrics(metrics)
     baseline_values: dict[str, dict[str, float | None]] = {name: {} for name in estimates}
-    for name, others, only in baselines:
-        shared = [
-            metric
-            for metric in build_metrics(others, references, training)
-            if metric.name in estimates and (not only or metric.family in only)
-        ]
-        if 0 < len(others.valid) < MIN_BASELINE_FRACTION * len(samples.valid):
-            shared = [metric for metric in shared if not metric.definition.depends_on_n]
+    for name, n, values in baselines:
+        is_smaller = 0 < n < MIN_BASELINE_FRACTION * len(samples.valid)
+        if is_smaller:
             refused[f"{', '.join(METRICS_THAT_DEPEND_ON_N)} of {BASELINE_TITLES.get(name, name)}"] = (
-                f"depend on n: {len(others.valid)} molecules for {len(samples.valid)} samples"
+                f"depend on n: {n} molecules for {len(samples.valid)} samples"
             )
-        with skip_resampling():
-            for metric_name, estimate in compute_metrics(shared)[0].items():
-                baseline_values[metric_name][name] = estimate.value
+        for metric_name in estimates:
+            if metric_name in values and not (is_smaller and get_definition(metric_name).depends_on_n):
+                baseline_values[metric_name][name] = values[metric_name]
+    if training is not None and training.skeletons is None:
+        refused["Novelty_skeleton"] = WITHOUT_SKELETONS
     if training is not None and "SNN/Train" in baseline_values and references:
         held_out = _compute_held_out_snn(next(iter(references.values())), training, samples, seed)
         baseline_values["SNN/Train"][HELD_OUT] = held_out
@@ -87,6 +91,28 @@ def evaluate_samples(
         if metric.name in estimates
     ]
     return Evaluation(metrics=entries, not_computed=refused)
+
+
+def score_baseline(
+    name: str,
+    molecules: SampleSet,
+    references: Mapping[str, ReferenceSet],
+    training: TrainingSet | None,
+    only: tuple[str, ...] = (),
+) -> Baseline:
+    """Compute the metrics of molecules to compare with, without intervals.
+
+    Args:
+        name: what they are.
+        molecules: as many as there are samples.
+        references: as in `evaluate_samples`.
+        training: as in `evaluate_samples`.
+        only: the families of metrics that are computed; empty: all.
+    """
+    metrics = build_metrics(molecules, references, training)
+    with skip_resampling():
+        estimates, _ = compute_metrics([metric for metric in metrics if not only or metric.family in only])
+    return Baseline(name, len(molecules.valid), {key: estimate.value for key, estimate in estimates.items()})
 
 
 def build_metrics(

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from molvae.runtime.provenance import compute_code_digest, get_versions
 from molvae.runtime.workers import Workers
 
 log = logging.getLogger(__name__)
+MOSES_ROWS_TO_REWRITE = Path(__file__).with_name("moses_rows_to_rewrite.txt")
 MOSES_SETS = {"Test": "test", "TestSF": "test_scaffolds"}  # name of the reference -> split
 
 
@@ -86,7 +88,7 @@ def load_cached_references(
 
 
 def load_cached_training_set(
-    source: str, cache: Path, *, column: str | None = None, workers: int | Workers = 1
+    source: str, cache: Path, *, column: str | None = None, with_skeletons: bool = False, workers: int | Workers = 1
 ) -> TrainingSet:
     """Load the index of training molecules of a source from the cache, or compute it and write it into it.
 
@@ -94,19 +96,25 @@ def load_cached_training_set(
         source: "moses" or a file.
         cache: folder.
         column: column of the SMILES; None: the first that is called so.
+        with_skeletons: whether to index InChIKeys, too.
         workers: processes that describe the molecules.
     """
-    path = _make_cache_path(cache, "training", source, column)
+    path = _make_cache_path(cache, "skeletons" if with_skeletons else "training", source, column)
     if not path.exists():
-        log.info("%s: indexing its molecules, once, into %s; minutes for a million", source, path)
+        log.info("%s: indexing its molecules, once, into %s", source, path)
+        rows_to_rewrite = None
         if source == MOSES:
-            smiles = _read_moses_split(download_moses_wheel(cache / "downloads"), "train")
+            smiles = read_moses_split(download_moses_wheel(cache / "downloads"), "train")
             description = f"MOSES train, {len(smiles)} molecules"
+            rows_to_rewrite = load_moses_rows_to_rewrite()
         else:
             smiles = _read_smiles(Path(source), column)
             description = describe_source(Path(source).name, smiles)
-        save_sets(path, {"train": build_training_set(smiles, description, workers=workers)})
-    return load_training_set(path)
+        training = build_training_set(
+            smiles, description, with_skeletons=with_skeletons, rows_to_rewrite=rows_to_rewrite, workers=workers
+        )
+        save_sets(path, {"train": training})
+    return replace(load_training_set(path), cache=path.with_suffix(""))
 
 
 def _make_cache_path(cache: Path, kind: str, source: str, column: str | None) -> Path:
@@ -118,7 +126,7 @@ def _make_cache_path(cache: Path, kind: str, source: str, column: str | None) ->
     else:
         raise DataError(f"{source}: no such file. Give 'moses' or a file of SMILES.")
     # the index of training molecules takes minutes: only what computes it counts
-    code = compute_code_digest("metrics.training_index" if kind == "training" else "metrics.reference_cache")
+    code = compute_code_digest("metrics.reference_cache" if kind == "reference" else "metrics.training_index")
     parts = [checksum, column, code, N_NEIGHBOUR_CANDIDATES, N_KEPT_SMILES, get_versions()["rdkit"]]
     return cache / f"{kind}-{Path(source).name.split('.')[0]}-{compute_json_hash(parts)[:16]}.safetensors"
 
@@ -137,6 +145,14 @@ def _read_smiles(path: Path, column: str | None) -> list[str]:
     return smiles
 
 
+def load_moses_rows_to_rewrite() -> list[int]:
+    """Load the rows of the MOSES training set whose SMILES are not canonical with the releases of RDKit tried.
+
+    `benchmarks/moses_canonical.py` writes them. Of the other 1.58 million the text is taken for the canonical SMILES.
+    """
+    return [int(line) for line in MOSES_ROWS_TO_REWRITE.read_text().split()]
+
+
 def _load_published_set(wheel: Path, split: str) -> ReferenceSet:
     """Read the `*_stats.npz` of the MOSES wheel. They are pickles: it is read only after its checksum was tested."""
     with zipfile.ZipFile(wheel) as archive:
@@ -151,7 +167,8 @@ def _load_published_set(wheel: Path, split: str) -> ReferenceSet:
     )  # fmt: skip
 
 
-def _read_moses_split(wheel: Path, split: str) -> list[str]:
+def read_moses_split(wheel: Path, split: str) -> list[str]:
+    """Read the SMILES of a split of the MOSES wheel."""
     with zipfile.ZipFile(wheel) as archive, archive.open(f"{MOSES_FOLDER}/{split}.csv.gz") as file:
         smiles: list[str] = pd.read_csv(file, compression="gzip")["SMILES"].tolist()
     return smiles

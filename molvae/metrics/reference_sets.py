@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from molvae.errors import DataError
 from molvae.metrics import fcd
@@ -86,9 +86,10 @@ class TrainingSet:
         given: sorted uint64 hashes of each molecule's SMILES as it was given.
         canonical: the same of its canonical SMILES.
         without_stereo: the same without stereo marks.
-        skeletons: the same of the first block of its InChIKey (which tautomers share).
+        skeletons: the same of the first block of its InChIKey (which tautomers share); None: not computed.
         fingerprints: (m, 128) uint8 of a random part of them.
         smiles: canonical SMILES of another random part, which GuacaMol compares with.
+        cache: where what is computed of them is kept, the beginning of a path; None: nowhere.
     """
 
     description: str
@@ -96,21 +97,23 @@ class TrainingSet:
     given: np.ndarray
     canonical: np.ndarray
     without_stereo: np.ndarray
-    skeletons: np.ndarray
+    skeletons: np.ndarray | None
     fingerprints: np.ndarray
     smiles: tuple[str, ...]
+    cache: Path | None = None
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Convert all of it to arrays, for a file."""
         names = ("given", "canonical", "without_stereo", "skeletons", "fingerprints")
-        return {**{name: getattr(self, name) for name in names}, "smiles": _pack_lines(self.smiles)}
+        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {**arrays, "smiles": _pack_lines(self.smiles)}
 
     @classmethod
     def from_tensors(cls, description: str, tensors: Mapping[str, np.ndarray]) -> TrainingSet:
         """Undo `to_tensors`."""
         return cls(
             description, len(tensors["given"]), tensors["given"], tensors["canonical"], tensors["without_stereo"],
-            tensors["skeletons"], tensors["fingerprints"], tuple(_unpack_lines(tensors["smiles"])),
+            tensors.get("skeletons"), tensors["fingerprints"], tuple(_unpack_lines(tensors["smiles"])),
         )  # fmt: skip
 
 
@@ -139,8 +142,22 @@ def build_reference_set(smiles: Sequence[str], description: str, workers: int | 
     )  # fmt: skip
 
 
-def build_training_set(smiles: Sequence[str], description: str, *, workers: int | Workers = 1) -> TrainingSet:
+def build_training_set(
+    smiles: Sequence[str],
+    description: str,
+    *,
+    with_skeletons: bool = False,
+    rows_to_rewrite: Collection[int] | None = None,
+    workers: int | Workers = 1,
+) -> TrainingSet:
     """Index training molecules. Those that RDKit cannot read count under their own text only.
+
+    Args:
+        smiles: of the molecules.
+        description: what they are, for people.
+        with_skeletons: whether to index the InChIKeys, too, which take more than half of the time.
+        rows_to_rewrite: rows whose SMILES may not be canonical; those of the others are, without stereo. None: all.
+        workers: processes.
 
     Raises:
         DataError: there are fewer than two others.
@@ -148,10 +165,12 @@ def build_training_set(smiles: Sequence[str], description: str, *, workers: int 
     kept = np.random.RandomState(42).permutation(len(smiles))[:N_KEPT_SMILES]  # as GuacaMol: the first n are its n
     random = np.random.default_rng(derive_seed(0, "nearest training molecules"))
     candidates = set(random.choice(len(smiles), min(N_NEIGHBOUR_CANDIDATES, len(smiles)), replace=False).tolist())
-    tasks = []
-    for start in range(0, len(smiles), TASK_ROWS):
-        part = smiles[start : start + TASK_ROWS]
-        tasks.append(([(text, start + row in candidates) for row, text in enumerate(part)],))
+    is_all = with_skeletons or rows_to_rewrite is None
+    rows = range(len(smiles)) if is_all else sorted(candidates.union(rows_to_rewrite or ()))
+    tasks = [
+        ([(smiles[row], row in candidates) for row in rows[start : start + TASK_ROWS]], with_skeletons)
+        for start in range(0, len(rows), TASK_ROWS)
+    ]
     log.info("indexing %d training molecules", len(smiles))
     index = IndexedMolecules([], [], [], [])
     for task_index in map_in_order(index_molecules, tasks, workers, reject_molecule):
@@ -159,15 +178,37 @@ def build_training_set(smiles: Sequence[str], description: str, *, workers: int 
         index.without_stereo.extend(task_index.without_stereo)
         index.skeletons.extend(task_index.skeletons)
         index.fingerprints.extend(task_index.fingerprints)
-    if len(set(index.canonical) - {""}) < 2:
+    canonical, without_stereo = list(smiles), list(smiles)
+    for row, *texts in zip(rows, index.canonical, index.without_stereo, strict=True):
+        canonical[row], without_stereo[row] = texts
+    if len(set(canonical) - {""}) < 2:
         raise DataError(
             f"{description}: fewer than two of them are molecules that RDKit reads. Is it the right column?"
         )
     return TrainingSet(
-        description, len(smiles), hash_texts(smiles), hash_texts(index.canonical), hash_texts(index.without_stereo),
-        hash_texts(index.skeletons), stack_fingerprints(index.fingerprints),
-        tuple(index.canonical[row] for row in kept if index.canonical[row]),
+        description, len(smiles), hash_texts(smiles), hash_texts(canonical), hash_texts(without_stereo),
+        hash_texts(index.skeletons) if with_skeletons else None, stack_fingerprints(index.fingerprints),
+        tuple(canonical[row] for row in kept if canonical[row]),
     )  # fmt: skip
+
+
+def load_or_compute(
+    training: TrainingSet, name: str, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Load arrays that depend on training molecules from their cache, or compute them and write them into it.
+
+    Args:
+        training: the molecules.
+        name: of the arrays; it changes with whatever else they depend on.
+        compute: makes them.
+    """
+    if training.cache is None:
+        return compute()
+    path = training.cache.with_name(f"{training.cache.name}-{name}.safetensors")
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            save_file({key: np.ascontiguousarray(array) for key, array in compute().items()}, temporary)
+    return load_file(path)
 
 
 def stack_fingerprints(fingerprints: Iterable[bytes]) -> np.ndarray:

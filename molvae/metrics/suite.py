@@ -17,8 +17,10 @@ from molvae.chemistry.structural_flags import LARGE_RING_ATOMS
 from molvae.metrics import fcd, guacamol, moses
 from molvae.metrics.definitions import MetricDefinition, get_definition, get_family
 from molvae.metrics.intervals import Estimate, estimate_fraction, estimate_mean, estimate_uniqueness
-from molvae.metrics.reference_sets import PROPERTY_COLUMNS, ReferenceSet, TrainingSet, is_in
+from molvae.metrics.reference_sets import PROPERTY_COLUMNS, ReferenceSet, TrainingSet, is_in, load_or_compute
 from molvae.metrics.sample_set import SampleSet
+from molvae.runtime.files import compute_json_hash
+from molvae.runtime.provenance import compute_code_digest, get_versions
 from molvae.runtime.workers import Workers, map_in_order
 
 TASK_ROWS = 500
@@ -142,10 +144,7 @@ def _build_memorisation_metrics(
     return [
         _build_novelty("Novelty_canonical", samples.distinct, training.canonical, training),
         _build_novelty("Novelty_no_stereo", samples.distinct_without_stereo, training.without_stereo, training),
-        Metric(
-            "Novelty_skeleton", len(samples.distinct), partial(_compute_skeleton_novelty, samples, training),
-            training.description,
-        ),
+        *_build_skeleton_novelty(samples, training),
         Metric(
             "SNN/Train", len(valid), partial(_compute_snn, samples, training),
             f"{len(training.fingerprints)} of {training.description}",
@@ -227,13 +226,21 @@ def _build_novelty(name: str, distinct: list[str], hashes: np.ndarray, training:
     return Metric(name, len(distinct), lambda: _compute_novelty(distinct, hashes), training.description)
 
 
-def _compute_skeleton_novelty(samples: SampleSet, training: TrainingSet) -> Estimate:
-    is_known = is_in(samples.distinct, training.canonical)  # and so is then the skeleton
+def _build_skeleton_novelty(samples: SampleSet, training: TrainingSet) -> list[Metric]:
+    """Build the novelty of InChIKey skeletons, if those of the training molecules were asked for."""
+    if training.skeletons is None:
+        return []
+    compute = partial(_compute_skeleton_novelty, samples, training.skeletons, training.canonical)
+    return [Metric("Novelty_skeleton", len(samples.distinct), compute, training.description)]
+
+
+def _compute_skeleton_novelty(samples: SampleSet, training_skeletons: np.ndarray, training: np.ndarray) -> Estimate:
+    is_known = is_in(samples.distinct, training)  # and so is then the skeleton
     unknown = [smiles for smiles, known in zip(samples.distinct, is_known, strict=True) if not known]
     tasks = [(unknown[start : start + TASK_ROWS],) for start in range(0, len(unknown), TASK_ROWS)]
     parts = map_in_order(compute_skeletons, tasks, samples.workers, reject_skeleton)
     skeletons = [skeleton for part in parts for skeleton in part]
-    return estimate_fraction(int((~is_in(skeletons, training.skeletons)).sum()), len(samples.distinct))
+    return estimate_fraction(int((~is_in(skeletons, training_skeletons)).sum()), len(samples.distinct))
 
 
 def _compute_novelty(distinct: list[str], hashes: np.ndarray) -> Estimate:
@@ -264,7 +271,10 @@ def _build_divergences(distinct: list[str], training: TrainingSet, samples: Samp
 def _compute_training_values(
     training: TrainingSet, n: int, workers: int | Workers, device: str
 ) -> dict[str, np.ndarray]:
-    return _compute_values(list(dict.fromkeys(map(remove_stereo, training.smiles[:n]))), workers, device)
+    def compute() -> dict[str, np.ndarray]:
+        return _compute_values(list(dict.fromkeys(map(remove_stereo, training.smiles[:n]))), workers, device)
+
+    return load_or_compute(training, _name_arrays("guacamol", n, device), compute)
 
 
 def _compute_values(smiles: list[str], workers: int | Workers, device: str) -> dict[str, np.ndarray]:
@@ -286,4 +296,14 @@ def _compute_fcd_score(activations: np.ndarray, training: TrainingSet, device: s
 
 @lru_cache(maxsize=4)
 def _compute_training_statistics(training: TrainingSet, n: int, device: str) -> fcd.Statistics:
-    return fcd.compute_statistics(training.smiles[:n], device=device)
+    def compute() -> dict[str, np.ndarray]:
+        statistics = fcd.compute_statistics(training.smiles[:n], device=device)
+        return {"mu": statistics.mu, "sigma": statistics.sigma}
+
+    return fcd.Statistics(**load_or_compute(training, _name_arrays("chemnet", n, device), compute), n=n)
+
+
+def _name_arrays(kind: str, n: int, device: str) -> str:
+    """Name arrays of the first `n` training molecules by all that they depend on beside these."""
+    digest = compute_json_hash([compute_code_digest("metrics.suite"), get_versions(), device])
+    return f"{kind}-{n}-{digest[:16]}"

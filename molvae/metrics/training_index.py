@@ -14,7 +14,7 @@ from molvae.errors import Rejected
 class IndexedMolecules(NamedTuple):
     """Of molecules: canonical SMILES, that without stereo marks, InChIKey skeleton; fingerprints of some of them.
 
-    What RDKit cannot read has "" in place of each, and no fingerprint.
+    What RDKit cannot read has "" in place of each, and no fingerprint. Skeletons that are not asked for are "".
     """
 
     canonical: list[str]
@@ -23,14 +23,15 @@ class IndexedMolecules(NamedTuple):
     fingerprints: list[bytes]
 
 
-IndexTask = tuple[Sequence[tuple[str, bool]]]
+IndexTask = tuple[Sequence[tuple[str, bool]], bool]
 
 
 def index_molecules(task: IndexTask) -> IndexedMolecules:
-    """Index pairs of a SMILES and whether its fingerprint is needed."""
+    """Index pairs of a SMILES and whether its fingerprint is needed, with skeletons or without."""
+    pairs, with_skeletons = task
     index = IndexedMolecules([], [], [], [])
     with silence_rdkit():
-        for smiles, needs_fingerprint in task[0]:
+        for smiles, needs_fingerprint in pairs:
             try:
                 mol = parse_smiles(smiles, silence=False)
             except Rejected:
@@ -40,7 +41,7 @@ def index_molecules(task: IndexTask) -> IndexedMolecules:
             canonical = to_canonical_smiles(mol)
             index.canonical.append(canonical)
             index.without_stereo.append(remove_stereo(canonical))
-            index.skeletons.append(compute_skeleton(mol, canonical))
+            index.skeletons.append(compute_skeleton(mol, canonical) if with_skeletons else "")
             if needs_fingerprint:
                 index.fingerprints.append(compute_fingerprint(mol))
     return index

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from molvae.inference.round_trip_filter import make_round_trip_filter
 from molvae.inference.sampling import SamplingOptions
 from molvae.metrics import baselines, definitions
 from molvae.metrics.definitions import IDENTITY_METRICS
-from molvae.metrics.evaluation import Baseline, evaluate_samples
+from molvae.metrics.evaluation import Baseline, evaluate_samples, score_baseline
 from molvae.metrics.molecule_table import PARTS, describe_fully, describe_nothing, describe_selfies, describe_smiles
 from molvae.metrics.reference_cache import get_cache_folder, load_cached_references
 from molvae.metrics.reference_sets import (
@@ -154,14 +155,20 @@ def validate(
     with Workers(threads) as workers:
         reference_sets = _load_references(settings, tokens, references, workers)
         smiles = _read_split("train", tokens)
-        training = build_training_set(smiles, describe_source("split 'train' of the data", smiles), workers=workers)
+        training = build_training_set(
+            smiles,
+            describe_source("split 'train' of the data", smiles),
+            with_skeletons=settings.skeletons,
+            workers=workers,
+        )
         log.info("scoring %d samples", len(molecules))
         n_decoded = molecules["tries"].sum() if "tries" in molecules else len(molecules)
         samples = SampleSet(molecules, round_trip_rate=_compute_round_trip_rate(molecules, n_decoded), workers=workers)
-        baseline_sets: Iterable[Baseline] = ()
+        scored: Iterable[Baseline] = ()
         if settings.baselines:
-            baseline_sets = _iter_baselines(network, vocabulary, train, len(molecules), options, workers)
-        evaluation = evaluate_samples(samples, reference_sets, training, baseline_sets, seed=sample_settings.seed)
+            score = partial(score_baseline, references=reference_sets, training=training)
+            scored = _iter_baselines(network, vocabulary, train, len(molecules), options, workers, score)
+        evaluation = evaluate_samples(samples, reference_sets, training, scored, seed=sample_settings.seed)
         histogram_molecules = _describe_training_sample(smiles, sample_settings.seed, workers)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
     molecules["is_novel"] = molecules["is_valid"] & ~is_in(molecules["canonical"].tolist(), training.canonical)
@@ -198,12 +205,27 @@ def _make_metrics_content(evaluation: Mapping[str, Any], n: int, options: Sampli
 
 
 def _iter_baselines(
-    network: VAE, vocabulary: Vocabulary, train: TokenSet, n: int, options: SamplingOptions, workers: Workers
+    network: VAE,
+    vocabulary: Vocabulary,
+    train: TokenSet,
+    n: int,
+    options: SamplingOptions,
+    workers: Workers,
+    score: Callable[..., Baseline],
 ) -> Iterator[Baseline]:
     """Iterate over the baselines of the samples.
 
     The latent points of training molecules are decoded as those of the prior were, with rejection, but no MCMC steps.
     The random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
+
+    Args:
+        network: trained.
+        vocabulary: its own.
+        train: training molecules.
+        n: molecules of each baseline.
+        options: how the samples were drawn.
+        workers: processes.
+        score: computes the metrics of molecules from the name of the baseline, the molecules, and the metrics wanted.
     """
     seed, is_filtered = options.seed, options.max_tries > 1
 
@@ -212,7 +234,7 @@ def _iter_baselines(
         describe_molecule = describe_nothing if only else describe_fully
         rows = describe_selfies(strings, vocabulary.constraints, describe=describe_molecule, workers=workers)
         rate = _compute_round_trip_rate(rows, n_decoded)
-        return Baseline(name, SampleSet(rows, round_trip_rate=rate, workers=workers), only)
+        return score(name, SampleSet(rows, round_trip_rate=rate, workers=workers), only=only)
 
     yield describe(definitions.RANDOM_BASELINE, baselines.sample_random_tokens(vocabulary, train.lengths, n, seed), n)
     shuffled = baselines.sample_shuffled_latents(network, train, vocabulary, n, options)

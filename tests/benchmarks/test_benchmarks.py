@@ -19,6 +19,7 @@ BENCHMARKS = ROOT / "benchmarks"
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 PROGRAMS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 WITH_MOSES_VAE = {"equal_budget", "evaluate_speed", "sample_speed", "train_speed"}  # the code of the peer is in a wheel
+WITH_MOSES_WHEEL = WITH_MOSES_VAE | {"moses_canonical"}
 WITH_RATIO = WITH_MOSES_VAE | {"featurize_speed", "fine_tune", "properties", "search"}
 WITHOUT_NUMBER = {"equal_budget"}  # with --quick: the peer then has no valid molecule yet
 ON_SLURM = {"interruptions", "nodes", "scale"}
@@ -161,7 +162,7 @@ def test_committed_results_state_the_circumstances_of_their_measurement(path):
 
 @pytest.mark.parametrize("program", [mark(program) for program in PROGRAMS])
 def test_quick_benchmark_ends_with_a_result(program, tmp_path, cache, request):
-    if program in WITH_MOSES_VAE:
+    if program in WITH_MOSES_WHEEL:
         wheel = request.getfixturevalue("moses_wheel")
         (cache / "downloads").mkdir(exist_ok=True)
         shutil.copy(wheel, cache / "downloads")

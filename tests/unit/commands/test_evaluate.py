@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import rdkit
 
+from molvae.commands import evaluate as evaluate_module
 from molvae.commands.evaluate import evaluate
 from molvae.data.moses import download_moses_wheel
 from molvae.errors import DataError, MolvaeError
-from molvae.metrics import guacamol
+from molvae.metrics import guacamol, suite
 from molvae.metrics.molecule_table import describe_smiles
 from molvae.metrics.reference_cache import load_cached_references
 from molvae.metrics.reference_sets import PROPERTY_COLUMNS, build_training_set, hash_texts, is_in
@@ -49,8 +50,8 @@ def evaluate_text(tmp_path, reference, cache):
 
     def run(text: str, name: str = "samples.smi", **options):
         (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
-        options = {"with_baselines": False, **options}
-        evaluation = evaluate(tmp_path / name, reference, train=reference, cache=cache, **options)
+        options = {"with_baselines": False, "cache": cache, **options}
+        evaluation = evaluate(tmp_path / name, reference, train=reference, **options)
         json.dumps(evaluation, allow_nan=False)
         counts = evaluation["counts"]
         assert counts["rows_in"] == counts["kept"] + sum(counts["rejected"].values()) + counts["duplicates"]
@@ -192,6 +193,31 @@ def test_random_baseline_and_training_set_reference_stand_beside_novelty(evaluat
     novelty = metrics["Novelty_canonical"]["baselines"]
     assert novelty["training_set_reference"] == 0 < novelty["random_baseline"]
     assert metrics["SNN/Train"]["value"] == metrics["SNN/Train"]["baselines"]["held_out"] == 1  # all are the same here
+
+
+def test_what_depends_on_training_molecules_alone_is_computed_once_for_as_many_samples(
+    evaluate_text, smiles, tmp_path, monkeypatch
+):
+    rows = [*smiles * 5, "CCCCCCCl"]
+    options = {"with_baselines": True, "cache": tmp_path / "cache"}
+    first, _ = evaluate_text("\n".join(rows) + "\n", **options)
+
+    def fail(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(evaluate_module, "_iter_baselines", fail)
+    monkeypatch.setattr(suite.fcd, "compute_statistics", fail)
+    suite._compute_training_values.cache_clear(), suite._compute_training_statistics.cache_clear()
+    assert evaluate_text("\n".join(rows) + "\n", **options)[0] == first
+    other, metrics = evaluate_text("\n".join([*rows[1:], "CCCCCCCCBr"]) + "\n", **options)  # as many others
+    assert other["metrics"] != first["metrics"]
+    assert [metric["baselines"].get("random_baseline") for metric in other["metrics"]] == [
+        metric["baselines"].get("random_baseline") for metric in first["metrics"]
+    ]
+    with pytest.raises(AssertionError, match="computed again"):
+        evaluate_text("\n".join(rows[1:]) + "\n", **options)
+    with pytest.raises(AssertionError, match="computed again"):
+        evaluate_text("\n".join(rows) + "\n", **options, seed=1)
 
 
 def test_a_missing_reference_is_an_error_that_names_it(tmp_path):

@@ -57,7 +57,7 @@ def training_smiles() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def training(training_smiles) -> TrainingSet:
-    return build_training_set(training_smiles, "a few")
+    return build_training_set(training_smiles, "a few", with_skeletons=True)
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from molvae.metrics import evaluation as evaluation_module
 from molvae.metrics import fcd, moses
-from molvae.metrics.evaluation import Baseline, build_metrics, evaluate_samples
+from molvae.metrics.evaluation import build_metrics, evaluate_samples, score_baseline
 from molvae.metrics.molecule_table import describe_smiles
 from molvae.metrics.sample_set import SampleSet
 
@@ -19,9 +20,9 @@ def test_evaluation_puts_baselines_beside_the_metrics_of_the_samples(
     monkeypatch.setattr(evaluation_module, "MIN_BASELINE_FRACTION", 0.5)
     training_samples = SampleSet(describe_smiles(training_smiles))
     baselines = [
-        Baseline("random_baseline", invalid_samples),
-        Baseline("shuffled_baseline", training_samples, ("FCD", "round_trip_rate")),
-        Baseline("training_set_reference", training_samples),
+        score_baseline("random_baseline", invalid_samples, references, training),
+        score_baseline("shuffled_baseline", training_samples, references, training, ("FCD", "round_trip_rate")),
+        score_baseline("training_set_reference", training_samples, references, training),
     ]
     evaluation = evaluate_samples(samples, references, training, baselines, seed=3)
     entries = {entry["name"]: entry for entry in evaluation["metrics"]}
@@ -49,7 +50,8 @@ def test_baseline_of_fewer_molecules_has_no_metric_that_depends_on_their_number(
     samples, references, training, without_min_n
 ):
     small = SampleSet(describe_smiles(["CCO", "CCN", "c1ccccc1O", "CCC", "CCCl"]))  # for 8 samples
-    evaluation = evaluate_samples(samples, references, training, [Baseline("training_set_reference", small)])
+    baseline = score_baseline("training_set_reference", small, references, training)
+    evaluation = evaluate_samples(samples, references, training, [baseline])
     has_baseline = {entry["name"]: "training_set_reference" in entry["baselines"] for entry in evaluation["metrics"]}
     assert all(has_baseline[name] for name in ("SNN/Test", "Filters", "IntDiv", "Frag/Test"))
     assert not any(has_baseline[name] for name in ("FCD/Test", "unique@10000", "GuacaMol/KL_score"))
@@ -72,11 +74,23 @@ def test_held_out_molecules_are_as_many_as_the_samples_and_drawn_by_the_seed(
 
 def test_baselines_have_no_metric_that_the_samples_lack(samples, references, training):
     large = SampleSet(describe_smiles(["CCO", "CCN", "CCC"] * 40), round_trip_rate=1.0)
-    evaluation = evaluate_samples(samples, references, training, iter([Baseline("large", large)]))
+    baselines = iter([score_baseline("large", large, references, training)])
+    evaluation = evaluate_samples(samples, references, training, baselines)
     assert evaluation["not_computed"]["SNN/Test"] == "needs 100 molecules, there are 8"
     assert {entry["name"] for entry in evaluation["metrics"]}.isdisjoint(evaluation["not_computed"])
     entry = next(entry for entry in evaluation["metrics"] if entry["name"] == "round_trip_rate")
     assert entry["baselines"] == {"large": 1}
+
+
+def test_novelty_of_skeletons_is_computed_where_asked_for_and_else_its_price_is_named(
+    samples, references, training, without_min_n
+):
+    evaluation = evaluate_samples(samples, references, replace(training, skeletons=None))
+    assert "--skeletons" in evaluation["not_computed"].pop("Novelty_skeleton")
+    with_skeletons = evaluate_samples(samples, references, training)
+    names = [entry["name"] for entry in with_skeletons["metrics"]]
+    assert [entry["name"] for entry in evaluation["metrics"]] == [name for name in names if name != "Novelty_skeleton"]
+    assert with_skeletons["not_computed"] == evaluation["not_computed"]
 
 
 def test_evaluation_without_training_molecules_or_references_computes_the_remaining_metrics(samples, without_min_n):
