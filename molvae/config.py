@@ -278,7 +278,10 @@ class ValidateSettings(Section):
     reference: LocalPath = Field(
         "test", description="'moses' (its test and scaffold test set), a file of molecules, or a split of the data"
     )
-    baselines: bool = Field(True, description="also score random tokens, shuffled latent points and training molecules")
+    baselines: bool = Field(True, description="also score random tokens, training molecules and unfiltered samples")
+    latent_baselines: bool = Field(
+        False, description="also decode and score shuffled latent points, and the aggregate posterior"
+    )
     skeletons: bool = Field(
         False, description="also compute Novelty_skeleton, from InChIKeys of all training molecules: 0.3 ms each"
     )

@@ -19,7 +19,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from selfies.grammar_rules import get_index_from_selfies, get_selfies_from_index
 
@@ -56,16 +57,17 @@ def tokenize(symbols: Sequence[str]) -> list[str]:
     atoms, at = 0, 0
     while at < len(symbols):
         symbol, at = symbols[at], at + 1
-        if match := _SELFIES_BRANCH.fullmatch(symbol):
-            number, at = _read_number(symbols, at, int(match[2]))
+        kind, bond, digits = _classify_symbol(symbol)
+        if kind == "branch":
+            number, at = _read_number(symbols, at, digits)
             ends.append(at + number + 1)
             if ends[-1] > (ends[-2] if len(ends) > 1 else len(symbols)):
                 raise Rejected("not_selfies", "a branch is longer than the string")
-            items.append(f"{match[1]}(")
+            items.append(f"{bond}(")
             continue
-        if match := _SELFIES_RING.fullmatch(symbol):
-            number, at = _read_number(symbols, at, int(match[2]))
-            ring = _Ring(match[1], atoms - 2 - number)
+        if kind == "ring":
+            number, at = _read_number(symbols, at, digits)
+            ring = _Ring(bond, atoms - 2 - number)
             if ring.start < 0:
                 raise Rejected("not_selfies", "a ring goes back further than to the first atom")
             starts[ring.start] += 1
@@ -81,6 +83,16 @@ def tokenize(symbols: Sequence[str]) -> list[str]:
     if ends:
         raise Rejected("not_selfies", "a branch is longer than the string")
     return _name_rings(items, starts)
+
+
+@lru_cache(maxsize=4096)
+def _classify_symbol(symbol: str) -> tuple[Literal["branch", "ring", "atom"], str, int]:
+    """Read a SELFIES symbol: its kind, the bond that it names, and the symbols after it that make up its number."""
+    if match := _SELFIES_BRANCH.fullmatch(symbol):
+        return "branch", match[1], int(match[2])
+    if match := _SELFIES_RING.fullmatch(symbol):
+        return "ring", match[1], int(match[2])
+    return "atom", "", 0
 
 
 def _read_number(symbols: Sequence[str], at: int, digits: int) -> tuple[int, int]:

@@ -53,10 +53,15 @@ Gpus = Annotated[
     typer.Option("--gpus", min=0, help="GPUs to use; 0: the CPU, which is also used where there is no GPU"),
 ]
 CORES = os.cpu_count() or 1
+# Threads that spin while they wait take the cores from other processes: two of torch on two cores slow each other
+# tenfold. Matrices that numpy decomposes here are too small for threads.
+THREADING = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def main() -> None:
     """Run the command line: an error a user can fix is one message on stderr and exit code 1, not a traceback."""
+    for name, value in THREADING.items():  # read when torch and numpy are imported
+        os.environ.setdefault(name, value)
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `torchrun`; the others log errors only
     level = logging.INFO if is_first else logging.ERROR
     handler = logging.StreamHandler()

@@ -124,18 +124,13 @@ def sample_from_posteriors(
     return list(iter_selfies(vocabulary, samples)), int(samples.tries.sum())
 
 
-def draw_training_molecules(train: TokenSet, vocabulary: Vocabulary, n: int, seed: int) -> list[list[str]]:
-    """Draw `n` training molecules (all of them where there are fewer): what a perfect memory would sample.
+def draw_training_rows(n_molecules: int, n: int, seed: int) -> np.ndarray:
+    """Draw `n` training molecules (all of them where there are fewer), what a perfect memory would sample: their rows.
 
     Args:
-        train: training molecules.
-        vocabulary: of their tokens.
-        n: molecules.
+        n_molecules: training molecules.
+        n: to draw.
         seed: of the draw.
-
-    Returns:
-        SELFIES symbols of each.
     """
     random = np.random.default_rng(derive_seed(seed, "training molecules"))
-    rows = random.choice(len(train), min(n, len(train)), replace=False)
-    return [ids_to_selfies(vocabulary, train[row].tolist()) for row in rows]
+    return random.choice(n_molecules, min(n, n_molecules), replace=False)

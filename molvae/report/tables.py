@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from molvae.metrics.definitions import BASELINE_TITLES, RANDOM_BASELINE, SHUFFLED_BASELINE, TRAINING_SET_REFERENCE
+from molvae.metrics.definitions import BASELINE_TITLES, RANDOM_BASELINE, TRAINING_SET_REFERENCE
 from molvae.report.formatting import is_known
 
 BETTER = {"lower": "↓ lower", "higher": "↑ higher"}
-MAIN_BASELINES = (RANDOM_BASELINE, SHUFFLED_BASELINE, TRAINING_SET_REFERENCE)  # a column each, known or not
+MAIN_BASELINES = (RANDOM_BASELINE, TRAINING_SET_REFERENCE)  # a column each, known or not
 LATENT_BASELINES = {"pca_of_tokens": "PCA of tokens", "pca_of_fingerprints": "PCA of fingerprints", "chance": "chance"}
 
 

@@ -6,10 +6,12 @@ training-set reference, computed in the same way on as many molecules.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,11 +166,16 @@ def validate(
         log.info("scoring %d samples", len(molecules))
         n_decoded = molecules["tries"].sum() if "tries" in molecules else len(molecules)
         samples = SampleSet(molecules, round_trip_rate=_compute_round_trip_rate(molecules, n_decoded), workers=workers)
-        scored: Iterable[Baseline] = ()
+        score = partial(score_baseline, references=reference_sets, training=training)
+        scorer = _BaselineScorer(network, vocabulary, train, len(molecules), options, workers, score)
+        scored: list[Iterator[Baseline]] = []
         if settings.baselines:
-            score = partial(score_baseline, references=reference_sets, training=training)
-            scored = _iter_baselines(network, vocabulary, train, len(molecules), options, workers, score)
-        evaluation = evaluate_samples(samples, reference_sets, training, scored, seed=sample_settings.seed)
+            scored.append(scorer.score_data(smiles))
+        if settings.latent_baselines:
+            scored.append(scorer.score_latent_points())
+        evaluation = evaluate_samples(
+            samples, reference_sets, training, itertools.chain(*scored), seed=sample_settings.seed
+        )
         histogram_molecules = _describe_training_sample(smiles, sample_settings.seed, workers)
     molecules["is_first"] = molecules["is_valid"] & ~molecules["canonical"].duplicated()
     molecules["is_novel"] = molecules["is_valid"] & ~is_in(molecules["canonical"].tolist(), training.canonical)
@@ -204,21 +211,11 @@ def _make_metrics_content(evaluation: Mapping[str, Any], n: int, options: Sampli
     }  # fmt: skip
 
 
-def _iter_baselines(
-    network: VAE,
-    vocabulary: Vocabulary,
-    train: TokenSet,
-    n: int,
-    options: SamplingOptions,
-    workers: Workers,
-    score: Callable[..., Baseline],
-) -> Iterator[Baseline]:
-    """Iterate over the baselines of the samples.
+@dataclass(frozen=True)
+class _BaselineScorer:
+    """Draws baselines and computes their metrics.
 
-    The latent points of training molecules are decoded as those of the prior were, with rejection, but no MCMC steps.
-    The random and shuffled baselines are taken as they come: hardly any of their strings passes the round trip.
-
-    Args:
+    Attributes:
         network: trained.
         vocabulary: its own.
         train: training molecules.
@@ -227,26 +224,59 @@ def _iter_baselines(
         workers: processes.
         score: computes the metrics of molecules from the name of the baseline, the molecules, and the metrics wanted.
     """
-    seed, is_filtered = options.seed, options.max_tries > 1
 
-    def describe(name: str, strings: list[list[str]], n_decoded: int, only: tuple[str, ...] = ()) -> Baseline:
-        log.info("scoring %d strings of %s", len(strings), name.replace("_", " "))
-        describe_molecule = describe_nothing if only else describe_fully
-        rows = describe_selfies(strings, vocabulary.constraints, describe=describe_molecule, workers=workers)
+    network: VAE
+    vocabulary: Vocabulary
+    train: TokenSet
+    n: int
+    options: SamplingOptions
+    workers: Workers
+    score: Callable[..., Baseline]
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether samples that fail the round trip were rejected."""
+        return self.options.max_tries > 1
+
+    def score_data(self, smiles: Sequence[str]) -> Iterator[Baseline]:
+        """Score random tokens, taken as they come, unfiltered samples, and training molecules.
+
+        Args:
+            smiles: of the training molecules; their tokens are round-trip consistent, or `featurize` had rejected them.
+        """
+        name, n, seed = definitions.RANDOM_BASELINE, self.n, self.options.seed
+        yield self._score_strings(name, baselines.sample_random_tokens(self.vocabulary, self.train.lengths, n, seed), n)
+        if self.is_filtered:
+            unfiltered = baselines.sample_unfiltered(self.network, self.vocabulary, n, self.options)
+            yield self._score_strings(definitions.UNFILTERED_SAMPLES, unfiltered, n, IDENTITY_METRICS)
+        drawn = [smiles[row] for row in baselines.draw_training_rows(len(smiles), n, seed)]
+        rows = describe_smiles(drawn, workers=self.workers).assign(token_survival=1.0, is_round_trip=True)
+        yield self._score_rows(definitions.TRAINING_SET_REFERENCE, rows, len(rows))
+
+    def score_latent_points(self) -> Iterator[Baseline]:
+        """Score strings of shuffled latent points and of the aggregate posterior.
+
+        The latter are decoded as those of the prior were, with rejection, but no MCMC steps. The former are taken as
+        they come: hardly any passes the round trip.
+        """
+        arguments = self.network, self.train, self.vocabulary, self.n, self.options
+        shuffled = baselines.sample_shuffled_latents(*arguments)
+        yield self._score_strings(definitions.SHUFFLED_BASELINE, shuffled, self.n, IDENTITY_METRICS)
+        accept = make_round_trip_filter(self.vocabulary, self.workers) if self.is_filtered else None
+        strings, n_decoded = baselines.sample_from_posteriors(*arguments, accept)
+        yield self._score_strings(definitions.AGGREGATE_POSTERIOR, strings, n_decoded, IDENTITY_METRICS)
+
+    def _score_strings(
+        self, name: str, strings: list[list[str]], n_decoded: int, only: tuple[str, ...] = ()
+    ) -> Baseline:
+        describe = describe_nothing if only else describe_fully
+        rows = describe_selfies(strings, self.vocabulary.constraints, describe=describe, workers=self.workers)
+        return self._score_rows(name, rows, n_decoded, only)
+
+    def _score_rows(self, name: str, rows: pd.DataFrame, n_decoded: int, only: tuple[str, ...] = ()) -> Baseline:
+        log.info("scoring %d strings of %s", len(rows), name.replace("_", " "))
         rate = _compute_round_trip_rate(rows, n_decoded)
-        return score(name, SampleSet(rows, round_trip_rate=rate, workers=workers), only=only)
-
-    yield describe(definitions.RANDOM_BASELINE, baselines.sample_random_tokens(vocabulary, train.lengths, n, seed), n)
-    shuffled = baselines.sample_shuffled_latents(network, train, vocabulary, n, options)
-    yield describe(definitions.SHUFFLED_BASELINE, shuffled, n, IDENTITY_METRICS)
-    if is_filtered:
-        unfiltered = baselines.sample_unfiltered(network, vocabulary, n, options)
-        yield describe(definitions.UNFILTERED_SAMPLES, unfiltered, n, IDENTITY_METRICS)
-    accept = make_round_trip_filter(vocabulary, workers) if is_filtered else None
-    strings, n_decoded = baselines.sample_from_posteriors(network, train, vocabulary, n, options, accept)
-    yield describe(definitions.AGGREGATE_POSTERIOR, strings, n_decoded, IDENTITY_METRICS)
-    strings = baselines.draw_training_molecules(train, vocabulary, n, seed)
-    yield describe(definitions.TRAINING_SET_REFERENCE, strings, len(strings))
+        return self.score(name, SampleSet(rows, round_trip_rate=rate, workers=self.workers), only=only)
 
 
 def _compute_round_trip_rate(rows: pd.DataFrame, n_decoded: int) -> float | None:

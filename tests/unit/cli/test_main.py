@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import signal
 import sys
 from contextlib import contextmanager, nullcontext
@@ -335,3 +336,12 @@ def test_an_error_in_the_program_keeps_its_traceback(monkeypatch):
 def raise_error(error):
     """Raise an error, in an expression."""
     raise error
+
+
+def test_threads_wait_asleep_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.setattr(main, "app", lambda: None)
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    main.main()
+    assert os.environ["OMP_WAIT_POLICY"] == "active" and os.environ["OPENBLAS_NUM_THREADS"] == "1"

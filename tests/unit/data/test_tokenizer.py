@@ -33,3 +33,5 @@ def test_a_molecule_that_selfies_writes_as_another_is_rejected_and_all_usual_one
         assert tokenize_molecule(standardise(text)) == tokenize_smiles(standardise(text))
     with pytest.raises(Rejected, match=r"not_selfies: SELFIES writes C=C\(C\)CC\(=O\)O in its place"):
         tokenize_molecule(standardise("C:C(C)CC(=O)O"))
+    with pytest.raises(Rejected, match="not_selfies: SELFIES writes "):
+        tokenize_molecule("N#CC1=C2Nc3ccccc3N2c2c(sc3ccccc23)P(=O)=C1")

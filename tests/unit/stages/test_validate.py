@@ -89,7 +89,8 @@ def test_validation_metrics_are_those_computed_by_hand(tmp_path, samples, tokens
 
 
 def test_every_metric_describes_itself_and_stands_beside_its_baselines(tmp_path, samples, tokens, folder):
-    validate_in_shards(samples, tokens, folder, tmp_path / "out")
+    settings = SETTINGS.model_copy(update={"latent_baselines": True})
+    validate_in_shards(samples, tokens, folder, tmp_path / "out", settings=settings)
     _, metrics = read_metrics(tmp_path / "out")
     for name, metric in metrics.items():
         assert set(metric) == METRIC_KEYS
@@ -107,6 +108,25 @@ def test_every_metric_describes_itself_and_stands_beside_its_baselines(tmp_path,
     assert baselines["token_survival"]["random_baseline"] < 0.9
     assert baselines["Novelty"]["training_set_reference"] == 0
     assert collect_metrics(tmp_path / "out" / "metrics.json")["Novelty/training_set_reference"] == 0
+
+
+@pytest.mark.parametrize("is_data_asked_for", [False, True])
+def test_each_kind_of_baselines_is_computed_where_asked_for_and_the_same_alone(
+    tmp_path, samples, tokens, folder, is_data_asked_for
+):
+    def compute(name, **update):
+        validate_in_shards(samples, tokens, folder, tmp_path / name, settings=SETTINGS.model_copy(update=update))
+        return {name: metric["baselines"] for name, metric in read_metrics(tmp_path / name)[1].items()}
+
+    both = compute("both", baselines=True, latent_baselines=True)
+    alone = compute("alone", baselines=is_data_asked_for, latent_baselines=not is_data_asked_for)
+    of_latent_points = {"shuffled_baseline", "aggregate_posterior"}
+    for name, values in alone.items():
+        assert values == {
+            key: value
+            for key, value in both[name].items()
+            if key == "held_out" or (key in of_latent_points) != is_data_asked_for
+        }
 
 
 def test_metrics_have_no_baselines_where_none_are_asked_for(tmp_path, samples, tokens, folder):
