@@ -210,8 +210,9 @@ class TrainSettings(Section):
         1.0, gt=0, le=1000, description="weight of the properties' −log density in the loss, if the tokens have any"
     )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="arithmetic of the networks; weights and losses stay float32"
+    precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="of the matrix products, on GPUs and on CPUs with AMX; weights, sums and losses stay float32",
     )
     patience: int = Field(3, ge=1, description="epochs without a better held-out loss before training stops")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batch order and noise")

@@ -189,8 +189,6 @@ def _build_trainer(inputs: _Inputs, device: torch.device, group: ProcessGroup) -
         model.prior.initialise_from_molecules(train, settings.seed)
     _add_property_head(model, inputs)
     augmentations = _choose_augmentations(inputs)
-    if settings.precision == "bfloat16" and device.type == "cpu":
-        log.warning("train.precision: bfloat16 is for GPUs; the CPU computes in float32")
     valid = inputs.store.splits["valid"]
     return Trainer(model, train, valid, settings, device, augmentations=augmentations, group=group)
 

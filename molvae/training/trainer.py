@@ -25,6 +25,7 @@ from molvae.runtime.seeds import derive_seed
 from molvae.training.checkpoint import CheckpointState
 from molvae.training.distributed import ProcessGroup
 from molvae.training.evaluation import R2_PREFIX, evaluate_held_out
+from molvae.training.precision import use_forward_precision, use_precision
 from molvae.training.schedules import compute_kl_weight, compute_learning_rate
 
 if TYPE_CHECKING:
@@ -195,8 +196,7 @@ class Trainer:
         weight = group.size * len(part) / len(rows)  # gradients are averaged over processes whose parts may differ
         part = part if len(part) else np.arange(1)  # a process without a molecule takes part with weight 0
         batch = self._make_batch(rows, part)
-        is_half = settings.precision == "bfloat16" and self.device.type != "cpu"  # a setting of GPUs
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+        with use_forward_precision(settings, self.device):
             output = self.wrapped(
                 batch, self._draw_noise(len(rows), part), self._make_dropout(), self._mask_decoder_inputs(batch)
             )
@@ -207,7 +207,8 @@ class Trainer:
         if self.model.head is not None:
             loss = loss + settings.property_weight * property_nats
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with use_precision(settings, self.device):
+            loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         # 0 times a norm that is not finite is not a number: an update that spoils the weights shows in its own step

@@ -71,7 +71,7 @@ def refuse(content) -> str:
         ("train", "kl_schedule", "cosine", "train.kl_schedule: Input should be 'constant', 'linear' or 'cyclical'"),
         ("train", "target_kl", -1, "train.target_kl: Input should be greater than or equal to 0 (got -1)."),
         ("train", "word_dropout", 1, "train.word_dropout: Input should be less than 1 (got 1)."),
-        ("train", "precision", "half", "train.precision: Input should be 'float32' or 'bfloat16' (got 'half')."),
+        ("train", "precision", "half", "train.precision: Input should be 'bfloat16' or 'float32' (got 'half')."),
         ("prior", "kind", "vampire", "prior.kind: Input should be 'as_trained', 'normal', 'mixture', 'vamp' or 'flow'"),
         ("prior", "draws", 10, "prior.draws: Input should be greater than or equal to 1000 (got 10)."),
         (

@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 SIZES = ModelSettings(embedding_dim=6, latent_dim=5, encoder_hidden=9, decoder_hidden=8, decoder_layers=2)
 # 21 molecules in batches of 5: parts of 3 and 2, and a last batch of one, in which the second process has none
 MOLECULES = [[4 + (3 * row + step * step) % 11 for step in range(3 + row % 4)] for row in range(21)]
-SETTINGS = TrainSettings(epochs=1, batch_size=5, dropout=0.0, kl_schedule="constant", learning_rate=0.01, free_nats=0.5)
+SETTINGS = TrainSettings(
+    epochs=1, batch_size=5, dropout=0.0, kl_schedule="constant", learning_rate=0.01, free_nats=0.5, precision="float32"
+)
 CASES = {
     "free nats": (SIZES, SETTINGS),
     "target": (SIZES, SETTINGS.model_copy(update={"target_kl": 2.0})),

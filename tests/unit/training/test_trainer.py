@@ -503,7 +503,28 @@ def test_word_dropout_masks_the_set_fraction_of_tokens_and_never_the_first(make_
     assert make_trainer()._mask_decoder_inputs(batch) is batch.inputs
 
 
-def test_bfloat16_changes_nothing_on_a_cpu(make_trainer, finished):
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "none"), ("bfloat16", "bf16")])
+def test_a_step_computes_in_its_precision_and_leaves_that_of_the_process_as_it_was(
+    make_trainer, monkeypatch, precision, expected
+):
+    matmul = torch.backends.mkldnn.matmul
+    trainer, used = make_trainer(precision=precision), []
+    forward = trainer.model.forward
+
+    def run_forward(*arguments, **options):
+        used.append(matmul.fp32_precision)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(trainer.model, "forward", run_forward)
+    loss = trainer.step(np.arange(26)).sum().item()
+    assert used == [expected] and matmul.fp32_precision == "none"
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert loss == pytest.approx(make_trainer(precision="float32").step(np.arange(26)).sum().item(), rel=0.02)
+
+
+def test_an_error_in_a_step_restores_the_precision_of_the_process(make_trainer, monkeypatch):
     trainer = make_trainer(precision="bfloat16")
-    trainer.fit()
-    assert_same(trainer, finished)
+    monkeypatch.setattr(trainer.model, "forward", None)
+    with pytest.raises(TypeError):
+        trainer.step(np.arange(3))
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
