@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.compute
 
+from molvae.chemistry.descriptors import STEREO_MARKS
 from molvae.data.accounting import COUNTS_FILE, write_counts
 from molvae.data.moses import MOSES
 from molvae.data.parquet import read_frame, read_table
@@ -161,6 +162,7 @@ def validate(
             smiles,
             describe_source("split 'train' of the data", smiles),
             with_skeletons=settings.skeletons,
+            rows_to_rewrite=[row for row, text in enumerate(smiles) if STEREO_MARKS.search(text)],  # all are canonical
             workers=workers,
         )
         log.info("scoring %d samples", len(molecules))
