@@ -3,12 +3,16 @@
 Both sides score the same random MOSES training molecules in a process of their own, in turn, with the reference
 statistics already computed. The wheel's code is unpacked at run time and patched only where it no longer imports. With
 --quick the training molecules, which novelty is about, are a few of the shipped ones, whose index takes seconds.
+Then `molvae evaluate` on a new machine: CPU seconds of its first call and of the next with as many samples, one thread,
+downloads excluded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -96,6 +100,31 @@ def measure(training: str, n: int, rounds: int, threads: int) -> dict[str, Any]:
     }
 
 
+def measure_calls(training: str, n: int) -> dict[str, Any]:
+    """Measure the CPU seconds of two calls of `molvae evaluate` that share a cache, at first empty.
+
+    Args:
+        training: "moses" or a file with training molecules.
+        n: of the shipped molecules that are scored.
+    """
+    from example import read_example
+
+    from molvae.metrics.reference_cache import get_cache_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache, samples = Path(folder) / "cache", Path(folder) / "samples.smi"
+        shutil.copytree(get_cache_folder() / "downloads", cache / "downloads")
+        samples.write_text("\n".join(read_example(n)) + "\n")
+        command = [sys.executable, "-m", "molvae", "evaluate", str(samples), "--train", training, "--threads", "1"]
+        calls = {}
+        for call in ("first", "second"):
+            before = os.times()
+            usage = run_measured(command, env={**os.environ, "MOLVAE_CACHE": str(cache)})
+            calls[call] = {**usage, "cpu_seconds": sum(os.times()[2:4]) - sum(before[2:4])}
+            print(f"{call} call {calls[call]['cpu_seconds']:.0f} CPU s", flush=True)
+    return {"samples": n, **calls}
+
+
 def write_values() -> None:
     """Write the values of one side; what the process of that side does."""
     parser = argparse.ArgumentParser()
@@ -121,9 +150,12 @@ def main() -> None:
         from example import write_example
 
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(str(write_example(500, Path(folder))), 200, 1, arguments.threads)
+            training = str(write_example(500, Path(folder)))
+            result = measure(training, 200, 1, arguments.threads)
+            result["calls"] = measure_calls(training, 200)
     else:
         result = measure(MOSES, 30_000, arguments.rounds, arguments.threads)
+        result["calls"] = measure_calls(MOSES, 3000)
     write_result(arguments.json, result)
     for name in SHOWN:
         if name in result["values"]["molvae"]:

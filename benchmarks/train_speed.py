@@ -58,7 +58,7 @@ def measure(source: Path, folder: Path, batch_size: int, n_batches: int, rounds:
     torch.set_num_threads(threads)
     symbols, merged = (ours.featurize_file(source, folder, merges, threads) for merges in (0, ours.MERGES))
     smiles = symbols.smiles["train"]
-    settings = TrainSettings(batch_size=batch_size)
+    settings = TrainSettings(batch_size=batch_size, precision="float32")  # as the peer
     trainers = {
         name: ours.make_trainer(tokens, ours.MOSES_SIZES, settings)
         for name, tokens in (("symbols", symbols), ("merged", merged))
