@@ -63,15 +63,15 @@ def compute_median(values: list[float]) -> float:
 
 
 def run_measured(command: list[str], **options: Any) -> dict[str, float]:
-    """Run a command to its end, and measure its seconds and the most memory that it and its children held at once.
+    """Run a command to its end, and measure its seconds, its CPU seconds, and the most memory it held at once.
 
-    Memory is the sum of the proportional set sizes, so that pages which processes share count once.
+    Children count, too. Memory is the sum of the proportional set sizes: pages which processes share count once.
 
     Args:
         command: program and arguments.
         options: of `subprocess.Popen`.
     """
-    began = time.monotonic()
+    began, cpu_before = time.monotonic(), _get_cpu_seconds_of_children()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     peak = 0
     done = threading.Event()
@@ -88,7 +88,14 @@ def run_measured(command: list[str], **options: Any) -> dict[str, float]:
     watcher.join()
     if code:
         raise SystemExit(f"{' '.join(command)} ended with exit code {code}")
-    return {"seconds": time.monotonic() - began, "peak_mb": peak / 2**20}
+    cpu_seconds = _get_cpu_seconds_of_children() - cpu_before
+    return {"seconds": time.monotonic() - began, "cpu_seconds": cpu_seconds, "peak_mb": peak / 2**20}
+
+
+def _get_cpu_seconds_of_children() -> float:
+    """Of the processes that this one has waited for, theirs included."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _measure_memory(pid: int) -> int:

@@ -24,7 +24,8 @@ from molvae.metrics import fcd
 from molvae.metrics.fcd import Statistics
 from molvae.metrics.molecule_table import describe_smiles
 from molvae.metrics.training_index import IndexedMolecules, index_molecules, reject_molecule
-from molvae.runtime.files import atomic_write
+from molvae.runtime.files import atomic_write, compute_json_hash
+from molvae.runtime.provenance import compute_code_digest, get_versions
 from molvae.runtime.seeds import derive_seed
 from molvae.runtime.workers import Workers, map_in_order
 
@@ -193,22 +194,30 @@ def build_training_set(
 
 
 def load_or_compute(
-    training: TrainingSet, name: str, compute: Callable[[], dict[str, np.ndarray]]
+    training: TrainingSet, name: str, inputs: Sequence[int | str], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Load arrays that depend on training molecules from their cache, or compute them and write them into it.
+    """Load arrays that metrics need of training molecules from their cache, or compute them and write them into it.
 
     Args:
         training: the molecules.
-        name: of the arrays; it changes with whatever else they depend on.
+        name: of the arrays.
+        inputs: what they depend on beside the molecules, the code and the versions.
         compute: makes them.
+
+    Raises:
+        DataError: the file in the cache is damaged.
     """
     if training.cache is None:
         return compute()
-    path = training.cache.with_name(f"{training.cache.name}-{name}.safetensors")
+    key = compute_json_hash([compute_code_digest("metrics.suite"), get_versions(), *inputs])[:16]
+    path = training.cache.with_name(f"{training.cache.name}-{name}-{key}.safetensors")
     if not path.exists():
         with atomic_write(path) as temporary:
             save_file({key: np.ascontiguousarray(array) for key, array in compute().items()}, temporary)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as err:
+        raise DataError(f"{path}: damaged ({err}). Delete it: the next call writes it again.") from err
 
 
 def stack_fingerprints(fingerprints: Iterable[bytes]) -> np.ndarray:

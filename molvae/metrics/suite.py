@@ -19,8 +19,6 @@ from molvae.metrics.definitions import MetricDefinition, get_definition, get_fam
 from molvae.metrics.intervals import Estimate, estimate_fraction, estimate_mean, estimate_uniqueness
 from molvae.metrics.reference_sets import PROPERTY_COLUMNS, ReferenceSet, TrainingSet, is_in, load_or_compute
 from molvae.metrics.sample_set import SampleSet
-from molvae.runtime.files import compute_json_hash
-from molvae.runtime.provenance import compute_code_digest, get_versions
 from molvae.runtime.workers import Workers, map_in_order
 
 TASK_ROWS = 500
@@ -274,7 +272,7 @@ def _compute_training_values(
     def compute() -> dict[str, np.ndarray]:
         return _compute_values(list(dict.fromkeys(map(remove_stereo, training.smiles[:n]))), workers, device)
 
-    return load_or_compute(training, _name_arrays("guacamol", n, device), compute)
+    return load_or_compute(training, "guacamol", [n, device], compute)
 
 
 def _compute_values(smiles: list[str], workers: int | Workers, device: str) -> dict[str, np.ndarray]:
@@ -300,10 +298,4 @@ def _compute_training_statistics(training: TrainingSet, n: int, device: str) -> 
         statistics = fcd.compute_statistics(training.smiles[:n], device=device)
         return {"mu": statistics.mu, "sigma": statistics.sigma}
 
-    return fcd.Statistics(**load_or_compute(training, _name_arrays("chemnet", n, device), compute), n=n)
-
-
-def _name_arrays(kind: str, n: int, device: str) -> str:
-    """Name arrays of the first `n` training molecules by all that they depend on beside these."""
-    digest = compute_json_hash([compute_code_digest("metrics.suite"), get_versions(), device])
-    return f"{kind}-{n}-{digest[:16]}"
+    return fcd.Statistics(**load_or_compute(training, "chemnet", [n, device], compute), n=n)

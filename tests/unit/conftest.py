@@ -184,3 +184,17 @@ def damage():
         path.write_text(json.dumps([1, 2]))
 
     return {f.__name__: f for f in (truncate, randomise, empty, remove, replace_by_a_list)}
+
+
+@pytest.fixture(scope="session")
+def moses(request) -> Path:
+    """A folder with the MOSES wheel and the sets computed of it, kept from one test run to the next."""
+    from molvae.data.moses import download_moses_wheel
+    from molvae.errors import DataError
+
+    folder = request.config.cache.mkdir("molvae")
+    try:
+        download_moses_wheel(folder / "downloads")
+    except DataError as err:
+        pytest.skip(f"the wheel with the MOSES sets cannot be downloaded here: {err}")
+    return folder

@@ -225,17 +225,6 @@ def test_a_missing_reference_is_an_error_that_names_it(tmp_path):
         load_cached_references("mosses", tmp_path)
 
 
-@pytest.fixture(scope="module")
-def moses(request):
-    """A folder with the MOSES wheel and the sets computed of it, kept from one test run to the next."""
-    folder = request.config.cache.mkdir("molvae")
-    try:
-        download_moses_wheel(folder / "downloads")
-    except DataError as err:
-        pytest.skip(f"the wheel with the MOSES sets cannot be downloaded here: {err}")
-    return folder
-
-
 @needs_same_rdkit
 def test_evaluated_moses_metrics_are_those_of_the_published_code(moses):
     evaluation = evaluate(CASE.with_suffix(".smi"), "moses", train="none", cache=moses)

@@ -171,6 +171,16 @@ def test_an_index_without_skeletons_differs_in_nothing_else_and_is_saved_without
     assert_same(load_training_set(tmp_path / "a.safetensors"), without)
 
 
+def test_damaged_arrays_in_the_cache_are_an_error_that_names_their_file(training_set, tmp_path):
+    cached = replace(training_set, cache=tmp_path / "training")
+    arrays = {"values": np.arange(3)}
+    assert reference_sets.load_or_compute(cached, "few", [3], lambda: arrays)["values"].tolist() == [0, 1, 2]
+    [path] = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{path.name}: damaged .* Delete it"):
+        reference_sets.load_or_compute(cached, "few", [3], fail_to_build)
+
+
 def test_rows_that_are_known_to_be_canonical_are_taken_as_they_are(monkeypatch):
     monkeypatch.setattr(reference_sets, "N_NEIGHBOUR_CANDIDATES", 1)
     smiles = ["CCO", "OCC", "CCN", "CCC", "CCF", "NCC"]
@@ -179,12 +189,8 @@ def test_rows_that_are_known_to_be_canonical_are_taken_as_they_are(monkeypatch):
     assert_same(training_set, expected)
 
 
-def test_smiles_of_moses_are_canonical_but_for_the_rows_that_are_listed(request):
-    folder = request.config.cache.mkdir("molvae") / "downloads"
-    try:
-        smiles = reference_cache.read_moses_split(download_moses_wheel(folder), "train")
-    except DataError as err:
-        pytest.skip(f"the wheel with the MOSES sets cannot be downloaded here: {err}")
+def test_smiles_of_moses_are_canonical_but_for_the_rows_that_are_listed(moses):
+    smiles = reference_cache.read_moses_split(download_moses_wheel(moses / "downloads"), "train")
     listed = reference_cache.load_moses_rows_to_rewrite()
     assert len(smiles) == 1_584_663 and listed == sorted(set(listed))
     assert not any(set("@/\\") & set(text) for text in smiles)
